@@ -1,0 +1,140 @@
+# Two commands on a fresh machine: `make train` and `make test`. Everything is installed into .venv, once.
+#
+#   ARGS="..."       what follows the command, e.g. make train ARGS="algo=dqn seed=1"
+#   EXTRAS=a,b       optional parts to install too: atari box2d minatar mujoco supervised sweep bench
+#   PYTHON=...       the interpreter a new .venv is made with (3.11 or newer; found by itself)
+#   WORKERS=n        test processes (0: none but pytest's own, for --pdb)
+#   TORCH=...        the torch to install, as pip spells it. By itself: the CUDA build where `nvidia-smi` finds a
+#                    GPU, otherwise a CPU build if pip can see one, otherwise what the package registry has.
+#                    To show pip a CPU build, set PIP_FIND_LINKS to a folder with its wheel, or
+#                    PIP_EXTRA_INDEX_URL to an index that has it (torch's own pages name one for each platform).
+#                    Examples: TORCH=torch==2.13.0+cpu; TORCH=torch===2.13.0 (the registry's build and no other).
+
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format bench clean distclean FORCE
+
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip
+TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
+WORKERS ?= logical
+
+# A stamp says what has been installed. It is written last, so an interrupted set-up leaves none.
+STAMPS := $(VENV)/.stamps
+EXTRA_LIST := $(sort $(subst $(comma),$(space),$(EXTRAS)))
+extras = $(if $(strip $1),[$(subst $(space),$(comma),$(strip $1))])
+stamp = $(STAMPS)/$(subst $(space),-,$(strip $1 $(EXTRA_LIST)))
+TORCH_STAMP := $(STAMPS)/torch$(if $(TORCH),-$(subst /,_,$(subst =,_,$(subst :,_,$(subst $(space),_,$(TORCH))))))
+TRAIN_STAMP := $(call stamp,train)
+DEV_STAMP := $(call stamp,dev)
+BENCH_STAMP := $(call stamp,bench)
+install = $(PIP) install -c constraints.txt -e ".$(call extras,$1 $(EXTRA_LIST))"
+
+# A .venv whose interpreter has gone is made again.
+MISSING := $(shell $(PY) -c "" 2>/dev/null || echo FORCE)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	    printf '%-16s %s\n' "$$target" "$$text"; done
+	@echo
+	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
+
+setup: $(TRAIN_STAMP) ## install what training needs into .venv
+
+train: $(TRAIN_STAMP) ## train (Double DQN on CartPole, unless ARGS says otherwise)
+	@exec $(PY) src/train.py $(value ARGS)
+
+test: $(DEV_STAMP) ## run the tests
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(PY) -m pytest \
+	    -n $(WORKERS) --maxprocesses 8 --dist worksteal $(value ARGS)
+
+lint: $(DEV_STAMP) ## check style, formatting and types
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+
+format: $(DEV_STAMP) ## mend style and formatting where that can be done by itself
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(BENCH_STAMP) ## measure speed against the bare loop and the peers
+	@exec $(PY) benchmarks/run.py $(value ARGS)
+
+clean: ## remove caches and build leftovers (never outputs/)
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## the same, and .venv
+	rm -rf $(VENV)
+
+FORCE:
+
+$(STAMPS)/venv: $(MISSING)
+	@set -eu; \
+	fits='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(PY) -c "import pip; $$fits" 2>/dev/null; then \
+	    if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; \
+	    else set -- python3 python3.13 python3.12 python3.11 python; fi; \
+	    found=; \
+	    for candidate; do \
+	        if "$$candidate" -c "$$fits" 2>/dev/null; then found=$$candidate; break; fi; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "Python 3.11 or newer is needed. Tried: $$*. Name one with: make PYTHON=/path/to/python3" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Setting up $(VENV) with $$("$$found" --version) ($$found). This is done once."; \
+	    if "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        "$$found" -m venv --clear $(VENV); \
+	    elif "$$found" -c 'import pip, venv' 2>/dev/null; then \
+	        "$$found" -m venv --clear --without-pip $(VENV); \
+	        "$$found" -m pip --python $(PY) install --quiet -c constraints.txt pip; \
+	    else \
+	        echo "$$found has no venv module. On Debian or Ubuntu: apt install python3-venv" >&2; \
+	        exit 1; \
+	    fi; \
+	fi; \
+	mkdir -p $(STAMPS); \
+	$(PIP) install --quiet -c constraints.txt pip setuptools; \
+	touch $@
+
+$(TORCH_STAMP): $(STAMPS)/venv constraints.txt
+	@set -eu; \
+	rm -f $(STAMPS)/torch*; \
+	torch="$${TORCH:-}"; \
+	if [ -n "$$torch" ]; then \
+	    :; \
+	elif $(PIP) list 2>/dev/null | grep -Eq '^torch +$(subst .,[.],$(TORCH_VERSION))([+].*)?$$'; then \
+	    torch="torch==$(TORCH_VERSION)"; \
+	elif nvidia-smi -L >/dev/null 2>&1; then \
+	    torch="torch===$(TORCH_VERSION)"; \
+	elif $(PIP) install --quiet --dry-run --no-deps "torch==$(TORCH_VERSION)+cpu" >/dev/null 2>&1; then \
+	    torch="torch==$(TORCH_VERSION)+cpu"; \
+	else \
+	    torch="torch==$(TORCH_VERSION)"; \
+	    if [ "$$(uname -s)" = Linux ]; then \
+	        echo "No GPU here, and pip sees no CPU build of torch: taking the registry's, which may be some GB."; \
+	        echo "To save that, stop and read the part on TORCH in 'make help'."; \
+	    fi; \
+	fi; \
+	$(PIP) install -c constraints.txt "$$torch"; \
+	touch $(STAMPS)/torch $@
+
+$(TRAIN_STAMP): $(TORCH_STAMP) pyproject.toml constraints.txt
+	$(call install)
+	@touch $@
+
+$(DEV_STAMP): $(TORCH_STAMP) pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch $(TRAIN_STAMP) $@
+
+$(BENCH_STAMP): $(TORCH_STAMP) pyproject.toml constraints.txt
+	$(call install,bench)
+	@touch $(TRAIN_STAMP) $@

@@ -1,0 +1,115 @@
+"""What all learning rules share: gradient steps made one at a time, counted, clipped and watched."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from downpour.config import PositiveFloat
+
+Network = Callable[..., nn.Module]
+"""(input space, number of outputs) -> network; chosen by the `model` group."""
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""parameters -> optimizer; chosen by the `optimizer` group."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what was seen and what to change."""
+
+
+class Algorithm(LightningModule):
+    """A learning rule. A subclass gives `loss`; one that acts gives `act` too.
+
+    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`.
+
+    Attributes:
+        learns_from: names of the streams whose rounds it understands.
+        gradient_steps: optimizer updates so far.
+        latest: metrics of the newest gradient step, by name.
+    """
+
+    learns_from: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, optimizer: OptimizerFactory, *, gradient_clip: PositiveFloat | None = None):
+        """
+        Args:
+            gradient_clip: largest norm of the gradient; null leaves it as it is.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.optimizer_factory, self.gradient_clip = optimizer, gradient_clip
+        self.gradient_steps = 0
+        self.latest: dict[str, Tensor | float] = {}
+        self.learning_seconds = 0.0
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
+
+    def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to descend on for one batch, and metrics by name."""
+        raise TypeError(f"{type(self).__name__} gives no loss")
+
+    def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
+        """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
+        raise TypeError(f"{type(self).__name__} does not act")
+
+    def training_step(self, round: TensorDict, batch_idx: int) -> None:
+        """Make the gradient steps of one round.
+
+        Raises:
+            TrainingError: a loss is not a finite number.
+        """
+        begin = time.perf_counter()
+        total: Tensor | float = 0.0
+        for batch in round.unbind(0):
+            loss, metrics = self.loss(batch)
+            self.latest.update(metrics)
+            self.gradient_step(loss)
+            total = total + loss.detach()
+        if len(round):
+            self.latest["loss"] = mean = float(total) / len(round)
+            if not np.isfinite(mean):
+                raise TrainingError(self.explain(mean, round))
+        self.learning_seconds += time.perf_counter() - begin
+
+    def gradient_step(self, loss: Tensor) -> None:
+        """Descend one step on `loss`; under data parallelism the gradients of all ranks are averaged first."""
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.gradient_clip is not None:
+            norm = nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
+            self.latest["gradient_norm"] = norm
+        optimizer.step()
+        self.gradient_steps += 1
+
+    def on_train_epoch_end(self) -> None:
+        """The stream, not a count of epochs, ends the run."""
+        if self.trainer.datamodule.finished:  # type: ignore[attr-defined]
+            self.trainer.should_stop = True
+
+    def explain(self, loss: float, round: TensorDict) -> str:
+        """Where a loss that is not finite came from, and what to try."""
+        bad = [name for name, value in round.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+        weights = [name for name, p in self.named_parameters() if not torch.isfinite(p).all()]
+        if bad:
+            cause = f"the data was not finite to begin with ({', '.join(bad)}): look at the environment or data set"
+        elif weights:
+            cause = f"the weights have diverged ({weights[0]}{', ...' if len(weights) > 1 else ''})"
+            cause += ": lower optimizer.lr or set algo.gradient_clip"
+        else:
+            cause = "lower optimizer.lr or set algo.gradient_clip"
+        return f"the loss is {loss} near gradient step {self.gradient_steps}: {cause}"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["gradient_steps"] = self.gradient_steps
+        checkpoint["algorithm"] = f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.gradient_steps = checkpoint["gradient_steps"]

@@ -1,0 +1,61 @@
+"""DQN: Q-learning from replay, (64), with the target network of Mnih et al. (2015), Algorithm 1."""
+
+import copy
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from downpour.algorithms.q_learning import QLearning
+from downpour.config import Fraction, PositiveInt
+
+
+class DQN(QLearning):
+    """Q-learning whose bootstrap comes from older weights theta^-; replay is a switch of the data, `data.replay`."""
+
+    learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+
+    def __init__(
+        self,
+        *args: Any,
+        target_network: bool = True,
+        target_every: PositiveInt = 500,
+        target_tau: Fraction = 1.0,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            target_network: False bootstraps from theta itself, as (64) has it.
+            target_every: gradient steps between updates of theta^-.
+            target_tau: theta^- moves this part of the way to theta (1: a copy).
+        """
+        super().__init__(*args, **kwargs)
+        self.target_every, self.target_tau = target_every, target_tau
+        self.target_q = copy.deepcopy(self.q).requires_grad_(False) if target_network else None
+
+    def bootstrap(self, observation: Tensor) -> Tensor:
+        """max_a Q(x, a; theta^-): [batch, ...] -> [batch]."""
+        return self.older_q(observation).amax(-1)
+
+    @property
+    def older_q(self) -> nn.Module:
+        """The network that judges what follows."""
+        return self.q if self.target_q is None else self.target_q
+
+    def gradient_step(self, loss: Tensor) -> None:
+        super().gradient_step(loss)
+        if self.target_q is not None and self.gradient_steps % self.target_every == 0:
+            move_towards(self.target_q, self.q, self.target_tau)
+
+
+@torch.no_grad()
+def move_towards(target: nn.Module, source: nn.Module, tau: float) -> None:
+    """theta^- <- (1 - tau) theta^- + tau theta (Lillicrap et al. 2016, Algorithm 1); tau = 1 copies."""
+    old: list[Tensor] = list(target.parameters())
+    new: list[Tensor] = list(source.parameters())
+    if tau == 1.0:
+        torch._foreach_copy_(old, new)
+    else:
+        torch._foreach_lerp_(old, new, tau)
+    for old_buffer, new_buffer in zip(target.buffers(), source.buffers(), strict=True):
+        old_buffer.copy_(new_buffer)

@@ -1,0 +1,79 @@
+"""The command line of reports: key=value, as for training, but without a run directory of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from downpour.analysis.runs import find_runs, read_yaml
+from downpour.config import ConfigError, nearest
+
+SUMMARY = """
+Tables and curves of runs, with 95 % bootstrap intervals over seeds. Runs that differ by nothing but their
+seed are one configuration. Runs still going on are read as far as they are; failed ones are listed with why.
+
+  python src/report.py runs=outputs/multirun/2026-11-22/15-04-05-dqn
+  python src/report.py runs='outputs/multirun/2026-11-*/*' out=comparison metric=eval/loss pdf=true
+
+Settings, with their defaults:
+
+"""
+
+
+def main(arguments: Sequence[str], defaults: Path) -> int:
+    """Run the command; returns its exit code: 0, or 2 with one line on stderr for what a person got wrong.
+
+    Args:
+        arguments: what was typed after the command's name.
+        defaults: the YAML file with every setting, its default and its meaning.
+    """
+    if any(each in ("-h", "--help", "help") for each in arguments):
+        print(SUMMARY.lstrip() + defaults.read_text(encoding="utf-8").rstrip())
+        return 0
+    try:
+        settings = _settings(arguments, defaults)
+        runs = find_runs(settings["runs"])
+        out = _destination(settings, runs)
+        try:
+            from downpour.analysis.report import report
+
+            text = report(runs, out, metric=settings["metric"], pdf=settings["pdf"])
+        except OSError as error:
+            raise ConfigError("out", out, f"can't be written ({error.strerror}); choose another") from None
+    except ConfigError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    print(f"{text}\n\nreport: {out}")
+    return 0
+
+
+def _settings(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
+    settings = read_yaml(defaults)
+    for each in arguments:
+        key, equals, value = each.partition("=")
+        if key not in settings:
+            known = ", ".join(settings)
+            advice = f"write runs={each}" if not equals else f"no such setting{nearest(key, list(settings))}"
+            raise ConfigError(message=f"{each}: {advice} (settings: {known})")
+        if isinstance(settings[key], bool):
+            if value.lower() not in ("true", "false"):
+                raise ConfigError(key, value, "must be true or false")
+            settings[key] = value.lower() == "true"
+        elif not equals or not value:
+            raise ConfigError(message=f"{key} needs a value: {key}=...")
+        else:
+            settings[key] = None if value == "null" else value
+    if settings["runs"] in (None, "???"):
+        raise ConfigError(message="runs is missing: say which, as in runs=outputs/multirun/... (--help tells more)")
+    return settings
+
+
+def _destination(settings: dict[str, Any], runs: Sequence[Path]) -> Path:
+    """`out`, or the directory given as `runs`, or the deepest one that holds all the runs found."""
+    if settings["out"] is not None:
+        return Path(settings["out"]).expanduser()
+    given = Path(settings["runs"]).expanduser()
+    return given if given.is_dir() else Path(os.path.commonpath([run.absolute().parent for run in runs]))

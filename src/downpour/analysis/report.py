@@ -1,0 +1,182 @@
+"""One sweep's report: its table, its picture, and what went wrong in it."""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from downpour.analysis.configurations import Configuration, group
+from downpour.analysis.metrics import headline
+from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
+from downpour.analysis.statistics import RESAMPLES
+from downpour.analysis.table import comma_separated, markdown, row
+from downpour.config import ConfigError
+
+UNFINISHED = ("unfinished", "stopped")
+FEW_SEEDS = 5  # below, resampling sees too little of the spread
+TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "curves"
+
+
+def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: bool = False) -> str:
+    """Write table.md, table.csv and curves.png (and curves.pdf) on `runs` into `out`; returns what table.md
+    says.
+
+    Runs that failed are in no mean: they are listed with the reason, as are those that are not finished.
+
+    Raises ConfigError for a `metric` that no run has, OSError where `out` can't be written.
+    """
+    from downpour.analysis.curves import comparison
+    from downpour.analysis.drawing import save
+
+    directories = [RunDirectory(Path(path)) for path in runs]
+    configurations = group(run for run in directories if run.identified)
+    counted = [run for each in configurations for run in each.counted]
+    if metric is not None:
+        headline(counted, metric)
+    rows = [row(each, metric) for each in configurations]
+    superseded = {id(run): run for each in configurations for run in each.superseded}
+    current = [run for run in directories if id(run) not in superseded]
+    parts = (
+        _heading(current),
+        markdown(rows),
+        _legend(configurations),
+        *_lists(current, list(superseded.values()), out),
+    )
+    text = "\n\n".join(part for part in parts if part)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / TABLE).write_text(text + "\n", encoding="utf-8")
+    (out / NUMBERS).write_text(comma_separated(rows), encoding="utf-8")
+    for kind in ["png", "pdf"] if pdf else ["png"]:
+        picture = out / f"{PICTURE}.{kind}"
+        if counted:
+            save(comparison(configurations, metric), picture)
+        else:
+            picture.unlink(missing_ok=True)  # of an earlier report: it would show what the table does not say
+    return text
+
+
+def _heading(runs: Sequence[RunDirectory]) -> str:
+    failed = sum(run.status == "failed" for run in runs)
+    if failed == len(runs):
+        return f"All {failed} runs failed: there is nothing to compare."
+    if not any(len(run.metrics) for run in runs):
+        return f"None of the {len(runs)} runs has measured anything yet."
+    return f"{failed} of {len(runs)} runs failed." if failed else ""
+
+
+def _legend(configurations: Sequence[Configuration]) -> str:
+    """What the numbers of the table are."""
+    if not any(each.counted for each in configurations):
+        return ""
+    lines = [
+        f"Mean over seeds [95 % interval, percentile bootstrap, {RESAMPLES} resamples], last value;",
+        "best: of each run's best one, which flatters, as every best of many does.",
+    ]
+    if any(1 < len(each.counted) < FEW_SEEDS for each in configurations):
+        lines.append(f"Bootstrap intervals over fewer than {FEW_SEEDS} seeds are too narrow.")
+    return "\n".join(lines)
+
+
+def _lists(runs: Sequence[RunDirectory], superseded: Sequence[RunDirectory], out: Path) -> list[str]:
+    """Every run that is not a finished one, by name and with the reason."""
+    listed = {
+        "Failed, in no mean": [run for run in runs if run.status == "failed"],
+        "Not finished, counted with what they have": [run for run in runs if run.status in UNFINISHED],
+        "Another run of the same seed counts instead": superseded,
+    }
+    return [
+        f"{title}:\n\n" + "\n".join(f"- {_title(run, out)}{run.why and ': '}{run.why}" for run in members)
+        for title, members in listed.items()
+        if members
+    ]
+
+
+def _title(run: RunDirectory, out: Path) -> str:
+    path = os.path.relpath(run.path, out)
+    typed = " ".join(run.overrides)
+    return f"{run.path if path.startswith('..') else path}" + (f" ({typed})" if typed else "")
+
+
+def announce(directory: Path) -> None:
+    """Make the report of a sweep and print it. Whatever goes wrong is one line on stderr, no exception."""
+    try:
+        text = report(find_runs(directory), directory)
+        print(f"\n{text}\n\nreport: {directory}", flush=True)
+    except (Exception, KeyboardInterrupt) as error:
+        reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+        print(
+            f"The sweep's report could not be made ({reason}). Its runs are untouched; to try again: "
+            f"python src/report.py runs={directory}",
+            file=sys.stderr,
+        )
+
+
+class SweepReport(Callback):
+    """Hydra callback: after a multirun, its report in the sweep directory and on the screen.
+
+    A sweep with a failed job ends in an exception before Hydra tells its callbacks, and Ctrl-C does too; the
+    report is then made as the process exits. Each job's error is left in failure.txt of its directory, for
+    the report to name. Nothing here changes how the sweep ends.
+    """
+
+    def __init__(self) -> None:
+        self._directory: str | None = None
+        self._process = os.getpid()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember where the sweep writes; nothing is printed yet."""
+        self._directory = os.path.abspath(str(config.hydra.sweep.dir))
+        self._process = os.getpid()
+        atexit.register(self._at_exit)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write and print the report."""
+        directory, self._directory = self._directory, None
+        if directory is not None:
+            announce(Path(directory))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Leave the reason of a failed job beside its files. Called where the job ran, any host."""
+        hydra = job_return.hydra_cfg
+        if hydra is None or OmegaConf.select(hydra, "hydra.mode") != RunMode.MULTIRUN:
+            return
+        reason = Path(str(OmegaConf.select(hydra, "hydra.runtime.output_dir"))) / FAILURE_FILE
+        with contextlib.suppress(OSError):  # a full disk, most likely what the job failed of
+            if job_return.status == JobStatus.FAILED:
+                error = job_return._return_value  # the property raises it
+                ours = type(error).__module__.startswith("downpour")  # says all that there is to say
+                text = str(error) if ours else f"{type(error).__name__}: {error}"
+                reason.write_text(text + "\n", encoding="utf-8")
+                _identify(reason.parent, job_return)
+            else:
+                reason.unlink(missing_ok=True)  # of an earlier sweep in the same directory
+
+    def _at_exit(self) -> None:
+        if self._directory is None or os.getpid() != self._process or not os.path.isdir(self._directory):
+            return
+        sys.stdout.flush()
+        # A process of its own, because this one can no longer import what a report needs.
+        code = "import sys; from downpour.analysis.report import *; announce(Path(sys.argv[1]))"
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+        with contextlib.suppress(OSError, KeyboardInterrupt):
+            subprocess.run([sys.executable, "-c", code, self._directory], env=environment, check=False)
+
+
+def _identify(directory: Path, job: JobReturn) -> None:
+    """Write the choices.yaml that a job did not come to write, so that its failure is told of what it was."""
+    path = directory / "choices.yaml"
+    if path.exists() or job.hydra_cfg is None:
+        return
+    chosen = OmegaConf.select(job.hydra_cfg, "hydra.runtime.choices") or {}
+    choices = {str(group): name for group, name in chosen.items() if not str(group).startswith("hydra/")}
+    OmegaConf.save({"overrides": list(job.overrides or []), "choices": choices}, path)

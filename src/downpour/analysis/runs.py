@@ -1,0 +1,246 @@
+"""Run directories: finding them, and reading them whatever state they are in."""
+
+from __future__ import annotations
+
+import glob
+import io
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from downpour.config import ConfigError
+
+if TYPE_CHECKING:
+    import pandas
+
+FAILURE_FILE = "failure.txt"  # why a job of a sweep ended in an error; written by downpour.analysis.report.SweepReport
+RUN_FILES = ("config.yaml", "metrics.csv")
+SWEEP_FILE = "multirun.yaml"  # Hydra writes it into every sweep directory
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` is a run directory."""
+    return all((path / name).is_file() for name in RUN_FILES)
+
+
+def find_runs(where: str | Path) -> list[Path]:
+    """Run directories in `where`: a run, a sweep, any folder above them, a glob, or several of these with
+    commas.
+
+    Also returned: directories of jobs that broke before they wrote a metric (in a sweep, or with only a
+    config.yaml), for a report must not keep silent about them. In natural order (job 2 before job 10).
+
+    Raises ConfigError where there is no such path, or nothing of the kind in it.
+    """
+    found = {run.resolve(): run for root in _roots(str(where)) for run in _walk(root)}
+    if not found:
+        raise ConfigError("runs", where, f"no run directory in it (one holds {' and '.join(RUN_FILES)})")
+    return sorted(found.values(), key=lambda run: natural(str(run)))
+
+
+def _roots(where: str) -> list[Path]:
+    """The existing paths that `where` names; one that exists is itself, commas and asterisks in it or not."""
+    path = Path(where).expanduser()
+    if path.exists():
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+    if matches:
+        return [match for match in matches if match.is_dir()]
+    if "," in where:
+        parts = [part.strip() for part in where.strip("[]").split(",")]
+        return [root for part in parts if part for root in _roots(part)]
+    raise ConfigError("runs", where, f"no such directory, seen from {Path.cwd()}")
+
+
+def _walk(root: Path) -> list[Path]:
+    if root.is_file():
+        raise ConfigError("runs", root, f"a file; give the run's directory, {root.parent}")
+    runs: list[Path] = []
+    sweeps: set[Path] = set()
+    for folder, children, files in os.walk(root):
+        here, names = Path(folder), {*files, *children}
+        if SWEEP_FILE in files:
+            sweeps.add(here)
+        in_sweep = here.name.isdecimal() or bool(names & {FAILURE_FILE, "train.log", ".hydra", *RUN_FILES})
+        job = in_sweep and here not in sweeps and not sweeps.isdisjoint(here.parents)
+        broken = {"config.yaml", "choices.yaml"} <= names  # a config.yaml alone may be anybody's
+        children[:] = sorted(name for name in children if not name.startswith("."))  # not into .hydra
+        if is_run(here) or job or broken:
+            runs.append(here)
+            children.clear()  # a run's own folders (checkpoints, wandb) hold no runs
+    return runs
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Sort key by which "job 2" comes before "job 10", and 1e-4 before 0.001 before words."""
+    try:
+        return [(0, float(text), "")]
+    except ValueError:
+        pieces = re.split(r"(\d+)", text)
+    return [(1, float(piece), "") if piece.isdecimal() else (2, 0.0, piece) for piece in pieces]
+
+
+@dataclass
+class RunDirectory:
+    """One run directory. Read lazily; never raises on a run that is going on, was killed, or broke."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.yaml, or {} where it is missing or broken."""
+        return read_yaml(self.path / "config.yaml")
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """What was typed, e.g. ["algo=dqn", "seed=3"]."""
+        return [str(each) for each in self._choices_file.get("overrides") or []]
+
+    @cached_property
+    def choices(self) -> dict[str, str]:
+        """Config group -> the file chosen from it, e.g. {"algo": "dqn"}."""
+        chosen = self._choices_file.get("choices") or {}
+        return {str(group): str(name) for group, name in chosen.items() if name is not None}
+
+    @cached_property
+    def _choices_file(self) -> dict[str, Any]:
+        own = read_yaml(self.path / "choices.yaml")
+        if own:
+            return own
+        # A job that broke early: Hydra's own notes on it, where it was told to keep them.
+        hydra = read_yaml(self.path / ".hydra" / "hydra.yaml").get("hydra") or {}
+        overrides, runtime = hydra.get("overrides") or {}, hydra.get("runtime") or {}
+        return {"overrides": overrides.get("task"), "choices": runtime.get("choices")} if hydra else {}
+
+    @property
+    def identified(self) -> bool:
+        """Whether it is known at all what ran here."""
+        return bool(self._choices_file or self.config)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """summary.json, or {} while there is none."""
+        try:
+            content = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def metrics(self) -> pandas.DataFrame:
+        """metrics.csv; its first column is `axis`."""
+        return read_csv(self.path / "metrics.csv")
+
+    @cached_property
+    def episodes(self) -> pandas.DataFrame:
+        """episodes.csv; without a row or a column where there were no episodes."""
+        return read_csv(self.path / "episodes.csv")
+
+    @property
+    def axis(self) -> str:
+        """What the run counts: "env_steps" or "gradient_steps"."""
+        columns = self.metrics.columns
+        return str(columns[0]) if len(columns) else "env_steps"
+
+    @property
+    def steps(self) -> int:
+        """How far it got, in units of `axis`."""
+        done = self.summary.get(self.axis)
+        if isinstance(done, (int, float)):
+            return int(done)
+        return int(self.metrics[self.axis].max()) if len(self.metrics) else 0
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed, None where it is not known."""
+        seed = self.summary.get("seed", self.config.get("seed"))
+        return seed if isinstance(seed, int) else None
+
+    @property
+    def algorithm(self) -> str:
+        """Name of the algorithm as it is chosen on the command line."""
+        return self.choices.get("algo", "run")
+
+    @property
+    def environment(self) -> str:
+        """The environment's id, or the data set's name for a supervised run."""
+        if self.axis == "gradient_steps" and "data" in self.choices:
+            return self.choices["data"]
+        env = self.config.get("env")
+        name = env.get("id") if isinstance(env, dict) else None
+        return str(name or self.choices.get("env") or self.choices.get("data", "unknown environment"))
+
+    @property
+    def status(self) -> str:
+        """finished | stopped | failed | unfinished (going on, or killed)."""
+        status = self.summary.get("status")
+        if status in ("finished", "stopped", "failed"):
+            return str(status)
+        broken = (self.path / FAILURE_FILE).is_file() or (not is_run(self.path) and self._last_error())
+        return "failed" if broken else "unfinished"
+
+    @property
+    def why(self) -> str:
+        """One line on why the run is not finished; empty where it is."""
+        if self.status == "finished":
+            return ""
+        missing = [name for name in RUN_FILES if not (self.path / name).is_file()]
+        if self.status == "unfinished" and missing:
+            return f"only started, or killed at the start: no {' and no '.join(missing)}"
+        if self.status == "unfinished":
+            return f"going on or killed; read up to {self.steps:,} {self.axis}".replace(",", " ")
+        if self.status == "stopped":
+            return f"stopped at {self.steps:,} {self.axis}".replace(",", " ")
+        told = _text(self.path / FAILURE_FILE)
+        bare = told.startswith("exit code")  # then the log may know better
+        reasons = (str(self.summary.get("error", "")), "" if bare else told, self._last_error(), told)
+        return next((_one_line(reason) for reason in reasons if reason.strip()), "no reason left; see train.log")
+
+    def _last_error(self) -> str:
+        lines = reversed(_text(self.path / "train.log").splitlines())
+        return next((line for line in lines if re.search(r"\b(ERROR|CRITICAL)\b|^[\w.]+Error\b", line)), "")
+
+
+def read_csv(path: Path) -> pandas.DataFrame:
+    """A CSV of numbers that may still be growing: a last line without its newline is not read (half a number
+    is a wrong number), nor is a row without its first column. Other cells that are no numbers become NaN.
+    """
+    import pandas
+
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return pandas.DataFrame()
+    content = content[: content.rfind(b"\n") + 1]
+    if not content.strip():
+        return pandas.DataFrame()
+    table = pandas.read_csv(io.BytesIO(content), on_bad_lines="skip", encoding_errors="replace")
+    table = table.apply(pandas.to_numeric, errors="coerce")
+    return table.dropna(subset=table.columns[:1]).reset_index(drop=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping as plain Python, {} if the file is missing or broken. Interpolations stay as written."""
+    from omegaconf import OmegaConf
+
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except Exception:  # whatever a half-written YAML file raises: yaml's errors, omegaconf's, OSError
+        return {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _one_line(text: str, longest: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"

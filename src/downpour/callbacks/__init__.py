@@ -1,0 +1,9 @@
+"""What watches a run: evaluation, records, checkpoints, progress."""
+
+from downpour.callbacks.checkpoint import Checkpoint
+from downpour.callbacks.early_stop import EarlyStop
+from downpour.callbacks.evaluation import Evaluation
+from downpour.callbacks.progress import Progress
+from downpour.callbacks.recorder import Recorder
+
+__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder"]

@@ -1,0 +1,98 @@
+"""Training metrics and episodes, written down every so many steps."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, Trainer
+
+from downpour.algorithms.base import Algorithm
+from downpour.config import PositiveInt
+from downpour.loggers.files import RunFiles
+from downpour.run import Run
+
+
+class Recorder(Callback):
+    """Every `every` steps and at each epoch's end: episodes of all ranks to episodes.csv, metrics to every logger."""
+
+    def __init__(self, run: Run, *, every: PositiveInt = 1000):
+        """
+        Args:
+            every: steps (of the x axis) between two rows of training metrics.
+        """
+        self.run, self.every = run, every
+        self.episodes = 0
+        self.last_return: float | None = None
+        self._due = every
+        self._recorded = 0
+        self._clock = time.perf_counter()
+        self._clock_step = 0
+        self._seconds: dict[str, float] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
+        self._clock, self._clock_step = time.perf_counter(), trainer.datamodule.step  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Algorithm, *_: Any) -> None:  # type: ignore[override]
+        step = trainer.datamodule.step  # type: ignore[attr-defined]
+        if step >= self._due:
+            self.record(trainer, pl_module, step)
+            self._due = (step // self.every + 1) * self.every
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
+        step = trainer.datamodule.step  # type: ignore[attr-defined]
+        if step > self._recorded:
+            self.record(trainer, pl_module, step)
+
+    def record(self, trainer: Trainer, algorithm: Algorithm, step: int) -> None:
+        """Write down what happened since the last record."""
+        self._recorded = step
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        metrics = {f"train/{name}": float(value) for name, value in algorithm.latest.items()}
+        metrics["train/gradient_steps"] = algorithm.gradient_steps
+        episodes = gather(data.take_episodes()) if hasattr(data, "take_episodes") else []
+        if episodes:
+            episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))
+            self.episodes += len(episodes)
+            self.last_return = float(np.mean([episode.episode_return for episode in episodes]))
+            metrics["train/return_mean"] = self.last_return
+            metrics["train/length_mean"] = float(np.mean([episode.length for episode in episodes]))
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        metrics.update(self._timing(data, algorithm, step))
+        for logger in trainer.loggers:
+            if isinstance(logger, RunFiles) and trainer.is_global_zero:
+                logger.episodes.append(dict(zip(logger.episodes.columns, e, strict=True)) for e in episodes)
+            logger.log_metrics(metrics, step)
+
+    def _timing(self, data: Any, algorithm: Algorithm, step: int) -> dict[str, float]:
+        now = time.perf_counter()
+        elapsed, steps = now - self._clock, step - self._clock_step
+        self._clock, self._clock_step = now, step
+        spent = {**getattr(data, "seconds", {}), "learning": algorithm.learning_seconds}
+        shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
+        self._seconds = spent
+        shares["framework"] = 1.0 - sum(shares.values())
+        timing = {f"time/{name}": share for name, share in shares.items()}
+        return {"time/steps_per_second": steps / elapsed, **timing}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "episodes": self.episodes,
+            "due": self._due,
+            "recorded": self._recorded,
+            "last_return": self.last_return,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.episodes, self._due = state_dict["episodes"], state_dict["due"]
+        self._recorded, self.last_return = state_dict["recorded"], state_dict["last_return"]
+
+
+def gather(items: list[Any]) -> list[Any]:
+    """The items of all ranks, in the order of the ranks."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return items
+    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

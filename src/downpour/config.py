@@ -1,0 +1,225 @@
+"""What a configuration may say, checked before anything is built.
+
+A node of the configuration names a class in `_target_`; the annotations of that class's constructor are its schema.
+Adding a component therefore adds its checks, and no second list of keys exists to fall behind.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
+# Constructors of other packages say `float`; these names mean the same thing everywhere.
+COMMON_RANGES: dict[str, Any] = {
+    "lr": PositiveFloat,
+    "weight_decay": NonNegativeFloat,
+    "momentum": Probability,
+    "eps": NonNegativeFloat,
+    "betas": tuple[Probability, Probability],
+}
+PARAMETER_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class ConfigError(Exception):
+    """Something a person typed that cannot work: which key, what it was, what to do."""
+
+    def __init__(self, key: str | None = None, value: Any = None, advice: str = "", *, message: str | None = None):
+        self.key = key
+        super().__init__(message if message is not None else f"{key}={show(value)}: {advice}")
+
+
+def show(value: Any) -> str:
+    """The value as YAML would have it on the command line."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return str(value)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The closest spelling among `known`, as the end of a sentence; empty if none is close."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def locate(target: str, key: str) -> Callable[..., Any]:
+    """The class (or function of downpour) that `target` names.
+
+    Only what this project is made of may be named: a run directory can come from anywhere, and building it must not
+    run code of somebody's choosing. An attribute that a trusted module merely imported (`torch.os.system`) is not
+    trusted.
+    """
+    path, _, name = target.rpartition(".")
+    if target.split(".")[0] not in TRUSTED:
+        raise ConfigError(
+            f"{key}._target_", target, f"only classes of {', '.join(TRUSTED)} are built from a configuration"
+        )
+    try:
+        found = getattr(importlib.import_module(path), name)
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] not in TRUSTED:
+            raise ConfigError(
+                f"{key}._target_", target, f"needs the package {error.name}, which is not installed"
+            ) from None
+        raise ConfigError(f"{key}._target_", target, "no such class") from None
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(f"{key}._target_", target, "no such class") from None
+    home = getattr(found, "__module__", "").split(".")[0]
+    is_ours = inspect.isfunction(found) and home == "downpour"
+    if home not in TRUSTED or not (inspect.isclass(found) or is_ours):
+        raise ConfigError(f"{key}._target_", target, "is not a class that a configuration may build")
+    return found
+
+
+def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The constructor's named parameters, annotations evaluated where they can be.
+
+    A class of ours that passes `**kwargs` on to its parent takes the parent's too.
+    """
+    if not target.__module__.startswith("downpour") or not inspect.isclass(target):
+        return dict(_signature(target).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for owner in target.__mro__:
+        if "__init__" not in vars(owner):
+            continue
+        own = dict(_signature(owner).parameters)
+        open_ended = [name for name, p in own.items() if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        for name in open_ended:
+            del own[name]
+        found = own | found
+        if not open_ended:
+            break
+    return found
+
+
+def _signature(target: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(target, eval_str=True)
+    except (NameError, TypeError, AttributeError):
+        return inspect.signature(target)
+
+
+def check(config: Mapping[str, Any], key: str = "") -> dict[str, Any]:
+    """Check a plain configuration node and all below it.
+
+    Args:
+        config: a resolved node: dictionaries, lists, strings, numbers.
+        key: its full dotted key, for messages.
+
+    Returns:
+        The same node with every value of the type its constructor asks for (1e5 becomes the integer 100000).
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a value out of range, a class that may not be built.
+    """
+    checked = {name: _check_value(value, f"{key}.{name}".lstrip(".")) for name, value in config.items()}
+    if "_target_" not in checked:
+        return checked
+    target = locate(str(checked["_target_"]), key)
+    arguments = {name: value for name, value in checked.items() if name != "_target_"}
+    return {"_target_": checked["_target_"], **check_arguments(target, arguments, key)}
+
+
+def _check_value(value: Any, key: str) -> Any:
+    if isinstance(value, Mapping):
+        return check(value, key)
+    if isinstance(value, list):
+        return [_check_value(item, f"{key}.{index}") for index, item in enumerate(value)]
+    return value
+
+
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Check keyword arguments against the signature of `target`; see `check`."""
+    known = parameters(target)
+    named = {name: p for name, p in known.items() if p.kind in PARAMETER_KINDS}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    prefix = f"{key}." if key else ""
+    for name, value in arguments.items():
+        if name not in named and not takes_any:
+            hint = nearest(name, list(named))
+            raise ConfigError(f"{prefix}{name}", value, f"{target.__name__} has no such setting{hint}")
+    for name, parameter in named.items():
+        required = parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty
+        if required and name not in arguments:
+            raise ConfigError(message=f"{prefix}{name} is missing: {target.__name__} needs it")
+    fields: dict[str, Any] = {}
+    for name in arguments:
+        annotation = named[name].annotation if name in named else Any
+        if not target.__module__.startswith("downpour"):
+            annotation = COMMON_RANGES.get(name, annotation)
+        is_node = isinstance(arguments[name], Mapping) and "_target_" in arguments[name]
+        if annotation is inspect.Parameter.empty or isinstance(annotation, str) or is_node:
+            annotation = Any
+        fields[name] = (annotation, ...)
+    try:
+        model = _model(fields)
+    except Exception:  # an annotation of another package that pydantic has no schema for: its constructor will check
+        return dict(arguments)
+    # Field names such as `model_config` or `_x` are not pydantic's to refuse, hence the positional aliases.
+    try:
+        instance = model(**{f"f{i}": value for i, value in enumerate(arguments.values())})
+    except ValidationError as error:
+        raise _explain(error, list(arguments.items()), prefix) from None
+    return {name: getattr(instance, f"f{i}") for i, name in enumerate(arguments)}
+
+
+def _model(fields: dict[str, Any]) -> type[BaseModel]:
+    renamed = {f"f{i}": field for i, field in enumerate(fields.values())}
+    return create_model("Arguments", __config__=ConfigDict(arbitrary_types_allowed=True), **renamed)
+
+
+def _explain(error: ValidationError, arguments: list[tuple[str, Any]], prefix: str) -> ConfigError:
+    problems = error.errors(include_url=False)
+    name, value = arguments[int(str(problems[0]["loc"][0])[1:])]
+    # A union reports one problem for each member; the person needs what would do, once.
+    advice = " or ".join(
+        dict.fromkeys(
+            p["msg"].replace("Input should be ", "must be ").replace(", unable to parse string as a number", "")
+            for p in problems
+            if p["loc"][0] == problems[0]["loc"][0]
+        )
+    )
+    return ConfigError(f"{prefix}{name}", value, advice)
+
+
+def build(node: Mapping[str, Any], **available: Any) -> Any:
+    """Build what a checked node describes.
+
+    Args:
+        node: `_target_` and its keyword arguments; nodes inside it are built first.
+        available: objects to hand to whichever constructor has a parameter of that name.
+    """
+    target = locate(str(node["_target_"]), "")
+    arguments = {name: _build_value(value, available) for name, value in node.items() if name != "_target_"}
+    wanted = {name: available[name] for name in parameters(target) if name in available and name not in arguments}
+    return target(**wanted, **arguments)
+
+
+def _build_value(value: Any, available: Mapping[str, Any]) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, **available)
+        return {name: _build_value(item, available) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_build_value(item, available) for item in value]
+    return value
+
+
+def targets(config: Any) -> list[str]:
+    """Every `_target_` in a configuration, at any depth."""
+    if isinstance(config, Mapping):
+        own = [str(config["_target_"])] if "_target_" in config else []
+        return own + [t for value in config.values() for t in targets(value)]
+    if isinstance(config, list):
+        return [t for value in config for t in targets(value)]
+    return []

@@ -1,0 +1,167 @@
+"""Stepping a vector environment, in blocks of rows."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from tensordict import TensorDict
+from torch import Tensor
+
+from downpour.environments.state import freeze_environments, thaw_environments
+from downpour.run import Run
+
+log = logging.getLogger(__name__)
+
+Act = Callable[[Tensor], np.ndarray]
+
+
+class Episode(NamedTuple):
+    """A finished training episode; `environment` counts over all ranks, `env_steps` over all environments."""
+
+    env_steps: int
+    episode_return: float
+    length: int
+    environment: int
+
+
+class Collector:
+    """Steps environments and writes what happens as rows.
+
+    A row is what one environment hands out at one moment, and the action that led there: `observation`, `action`,
+    `reward`, `terminated`, `truncated`, and `first`, which is true for the observation of a reset. Two neighbouring
+    rows of an environment are a transition, unless the later one is `first`. The true last observation of an episode
+    is a row like any other (NEXT_STEP autoreset), so a truncated episode needs nothing special.
+    """
+
+    def __init__(self, environments: VectorEnv, run: Run):
+        self.environments, self.run = environments, run
+        self.num_envs = environments.num_envs
+        self.vector_steps = 0
+        self.episodes: list[Episode] = []
+        self.seconds = {"environment": 0.0, "acting": 0.0}
+        self._restarts = 0
+        self._observation: np.ndarray | None = None
+        self._done = np.zeros(self.num_envs, bool)
+        self._return = np.zeros(self.num_envs)
+        self._length = np.zeros(self.num_envs, np.int64)
+        space = environments.single_observation_space
+        self._dtype = np.float32 if space.dtype == np.float64 else space.dtype
+        self._action_shape = environments.single_action_space.shape or ()
+        self._action_dtype = np.float32 if isinstance(environments.single_action_space, gym.spaces.Box) else np.int64
+
+    @property
+    def row_dtype(self) -> np.dtype:
+        """A row as a structured type."""
+        return np.dtype([(name, v.dtype, v.shape[2:]) for name, v in self.blank(1).items()])
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far over all ranks; the reset a vector environment makes in between counts as one."""
+        return self.vector_steps * self.num_envs * self.run.world_size
+
+    def start(self) -> TensorDict:
+        """Reset every environment; unfinished episodes are dropped. Returns rows [1, num_envs]."""
+        self._restarts += 1
+        self._reset()
+        rows = self.blank(1)
+        rows["observation"][0] = self._observation
+        rows["first"][0] = True
+        return _tensors(rows)
+
+    def _reset(self) -> None:
+        seed = int(self.run.seed_sequence(1, self._restarts).generate_state(1)[0])
+        # Environment i takes seed + i, or all draw from one generator.
+        observation, _ = self.environments.reset(seed=seed)
+        self._observation = np.asarray(observation, self._dtype)
+        self._done[:] = False
+        self._return[:] = 0
+        self._length[:] = 0
+
+    def collect(self, steps: int, act: Act) -> TensorDict:
+        """Take `steps` steps in every environment.
+
+        Args:
+            steps: vector steps.
+            act: from observations [num_envs, *shape] to actions [num_envs, *shape], as a NumPy array.
+
+        Returns:
+            Rows [steps, num_envs].
+        """
+        if self._observation is None:
+            raise RuntimeError("start() comes first")
+        rows = self.blank(steps)
+        for t in range(steps):
+            begin = time.perf_counter()
+            action = act(torch.from_numpy(self._observation))
+            acted = time.perf_counter()
+            observation, reward, terminated, truncated, _ = self.environments.step(action)
+            rows["observation"][t] = observation
+            rows["action"][t] = action
+            rows["reward"][t] = reward
+            rows["terminated"][t] = terminated
+            rows["truncated"][t] = truncated
+            rows["first"][t] = self._done
+            self._observation = rows["observation"][t]
+            self._account(reward, np.logical_or(terminated, truncated))
+            self.seconds["acting"] += acted - begin
+            self.seconds["environment"] += time.perf_counter() - acted
+        return _tensors(rows)
+
+    def _account(self, reward: np.ndarray, done: np.ndarray) -> None:
+        self.vector_steps += 1
+        self._return += reward
+        self._length += ~self._done
+        self._done = done
+        if done.any():
+            for e in np.flatnonzero(done):
+                environment = self.run.rank * self.num_envs + int(e)
+                self.episodes.append(Episode(self.env_steps, float(self._return[e]), int(self._length[e]), environment))
+            self._return[done] = 0
+            self._length[done] = 0
+
+    def blank(self, steps: int) -> dict[str, np.ndarray]:
+        """Rows [steps, num_envs] to be filled in."""
+        shape = (steps, self.num_envs)
+        return {
+            "observation": np.empty(shape + (self.environments.single_observation_space.shape or ()), self._dtype),
+            "action": np.zeros((*shape, *self._action_shape), self._action_dtype),
+            "reward": np.zeros(shape, np.float32),
+            "terminated": np.zeros(shape, bool),
+            "truncated": np.zeros(shape, bool),
+            "first": np.zeros(shape, bool),
+        }
+
+    def capture(self) -> dict[str, Any]:
+        """All that decides what comes next, as plain data. `environments` is None where they cannot be frozen."""
+        frozen = freeze_environments(self.environments)
+        return {
+            "environments": None if frozen is None else torch.frombuffer(bytearray(frozen), dtype=torch.uint8),
+            "vector_steps": self.vector_steps,
+            "restarts": self._restarts,
+            "observation": torch.from_numpy(np.array(self._observation)),
+            "done": torch.from_numpy(self._done.copy()),
+            "return": torch.from_numpy(self._return.copy()),
+            "length": torch.from_numpy(self._length.copy()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `capture` was called; worlds that could not be frozen go on from the reset made just before."""
+        self.vector_steps, self._restarts = state["vector_steps"], state["restarts"]
+        self._reset()  # some build their world at the first reset
+        if state["environments"] is None:
+            return
+        thaw_environments(self.environments, state["environments"].numpy().tobytes())
+        self._observation = state["observation"].numpy()
+        self._done = state["done"].numpy()
+        self._return = state["return"].numpy()
+        self._length = state["length"].numpy()
+
+
+def _tensors(rows: dict[str, np.ndarray]) -> TensorDict:
+    shape = rows["reward"].shape
+    return TensorDict({name: torch.from_numpy(values) for name, values in rows.items()}, batch_size=shape)

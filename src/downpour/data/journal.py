@@ -1,0 +1,65 @@
+"""An append-only record of rows on disk, so that a checkpoint of a full replay costs only what is new."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+class Journal:
+    """Rows of one fixed type, numbered from 0, in segment files.
+
+    Row i always lies at the same place of the same file. A run that goes on from an older checkpoint therefore writes
+    over the rows of its abandoned future, and never reads them.
+    """
+
+    def __init__(self, directory: Path, dtype: np.dtype, segment: int):
+        """
+        Args:
+            directory: of this journal alone.
+            dtype: of a row.
+            segment: rows a file.
+        """
+        self.directory, self.dtype, self.segment = directory, dtype, segment
+
+    def write(self, first: int, rows: np.ndarray) -> None:
+        """Write `rows` as rows `first`, `first + 1`, ...; on return they are on the disk."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        while len(rows):
+            number, offset = divmod(first, self.segment)
+            part = rows[: self.segment - offset]
+            path = self._path(number)
+            with open(path, "r+b" if path.exists() else "xb") as file:
+                file.seek(offset * self.dtype.itemsize)
+                file.write(np.ascontiguousarray(part).tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            first, rows = first + len(part), rows[len(part) :]
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        """Rows `first` to `last` (exclusive).
+
+        Raises:
+            FileNotFoundError, EOFError: some of them are not there.
+        """
+        parts = []
+        while first < last:
+            number, offset = divmod(first, self.segment)
+            wanted = min(last - first, self.segment - offset)
+            with open(self._path(number), "rb") as file:
+                file.seek(offset * self.dtype.itemsize)
+                data = file.read(wanted * self.dtype.itemsize)
+            if len(data) < wanted * self.dtype.itemsize:
+                raise EOFError(f"{self._path(number)} ends before row {first + wanted}")
+            parts.append(np.frombuffer(data, self.dtype))
+            first += wanted
+        return np.concatenate(parts) if parts else np.empty(0, self.dtype)
+
+    def prune(self, first_needed: int) -> None:
+        """Delete the files whose rows all lie before `first_needed`."""
+        for path in self.directory.glob("rows-*.bin"):
+            if (int(path.stem[5:]) + 1) * self.segment <= first_needed:
+                path.unlink()
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"rows-{number:06d}.bin"

@@ -1,0 +1,216 @@
+"""Replay: every observation once, transitions read as pairs of neighbours."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # TorchRL announces every storage it makes
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+from torchrl.data.replay_buffers.samplers import PrioritizedSampler, RandomSampler
+
+from downpour.data.journal import Journal
+
+
+class Replay:
+    """A ring of rows (see `Collector`), those of several environments interleaved.
+
+    The row before row j of the same environment is j - num_envs, so the transition that ends at j is read as the pair
+    of them: neither a next observation nor a stack is ever stored. Sampling is TorchRL's, by the row a transition
+    ends at; rows that end none (a reset, the oldest of the ring, or one whose n-step window is not complete yet) are
+    drawn again.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        num_envs: int,
+        generator: torch.Generator,
+        *,
+        gamma: float,
+        n_step: int = 1,
+        alpha: float | None = None,
+        directory: Path | None = None,
+    ):
+        """
+        Args:
+            capacity: rows, rounded up to a multiple of `num_envs`.
+            num_envs: environments that write.
+            generator: every draw comes from it.
+            gamma: discount, for returns over `n_step` steps.
+            alpha: exponent of prioritized sampling (Schaul et al. 2016, eq. 1); None samples uniformly.
+            directory: keep the ring in memory-mapped files there; None keeps it in memory.
+        """
+        self.num_envs, self.gamma, self.n_step, self.alpha = num_envs, gamma, n_step, alpha
+        self.capacity = math.ceil(capacity / num_envs) * num_envs
+        self.count = 0  # rows ever written
+        self.generator = generator
+        storage = (
+            LazyMemmapStorage(self.capacity, scratch_dir=directory) if directory else LazyTensorStorage(self.capacity)
+        )
+        sampler = _Uniform(self) if alpha is None else _Prioritized(self, alpha)
+        # A list would be the default batch; identity keeps the tensors as they come.
+        self.buffer = ReplayBuffer(storage=storage, sampler=sampler, collate_fn=lambda rows: rows)
+        self.buffer.set_rng(generator)
+
+    def extend(self, rows: TensorDict) -> None:
+        """Append rows [steps, num_envs]."""
+        steps = self.capacity // self.num_envs
+        for block in rows.split(steps):  # a block longer than the ring would overwrite itself
+            self.buffer.extend(block.reshape(-1))
+            self.count += block.numel()
+
+    def sample(self, updates: int, batch_size: int, beta: float = 1.0) -> TensorDict:
+        """Draw transitions with replacement.
+
+        Args:
+            beta: exponent of the importance weights (Schaul et al. 2016, section 3.4).
+
+        Returns:
+            [updates, batch_size] of `observation`, `action`, `reward` (summed over n steps), `next_observation`,
+            `terminated`, `discount` (gamma^n), `weight` and, if prioritized, `index` and `td_error`, which the
+            learner fills in.
+        """
+        sampler = self.buffer.sampler
+        if self.alpha is not None:
+            sampler.beta = beta
+        index, info = sampler.sample(self.buffer.storage, updates * batch_size)
+        batch = self.transitions(index)
+        if self.alpha is not None:
+            batch["weight"] = info["priority_weight"].to(torch.float32)
+            batch["index"] = index
+            batch["td_error"] = torch.zeros_like(batch["weight"])
+        return batch.view(updates, batch_size)
+
+    def latest(self, steps: int) -> TensorDict:
+        """The transitions of the newest `steps` complete steps in the order they happened.
+
+        Returns:
+            [steps, num_envs] as `sample`; `weight` is 0 where an environment was being reset.
+        """
+        newest = self.count - (self.n_step - 1) * self.num_envs
+        index = torch.arange(newest - steps * self.num_envs, newest) % self.capacity
+        batch = self.transitions(index)
+        batch["weight"] = self.is_transition(index).to(torch.float32)
+        return batch.view(steps, self.num_envs)
+
+    def is_transition(self, index: Tensor) -> Tensor:
+        """Whether a transition ends at each of these rows [batch] -> [batch] of bool."""
+        steps = self.capacity // self.num_envs
+        newest = self.count // self.num_envs - 1
+        age = (newest - index // self.num_envs) % steps
+        kept = min(newest + 1, steps)
+        return ~self._field("first")[index] & (age >= self.n_step - 1) & (age < kept - 1)
+
+    def transitions(self, index: Tensor) -> TensorDict:
+        """The transitions that end their first step at these rows; see `sample`."""
+        observation = self._field("observation")
+        before = (index - self.num_envs) % self.capacity
+        reward = self._field("reward")[index]
+        terminated = self._field("terminated")[index]
+        discount = torch.full_like(reward, self.gamma)
+        last = index
+        if self.n_step > 1:
+            alive = ~(terminated | self._field("truncated")[index])
+            for _ in range(1, self.n_step):
+                step = (last + self.num_envs) % self.capacity
+                last = torch.where(alive, step, last)
+                reward = reward + alive * discount * self._field("reward")[last]
+                discount = torch.where(alive, discount * self.gamma, discount)
+                alive = alive & ~(self._field("terminated")[last] | self._field("truncated")[last])
+            terminated = self._field("terminated")[last]
+        return TensorDict(
+            {
+                "observation": observation[before],
+                "action": self._field("action")[index],
+                "reward": reward,
+                "next_observation": observation[last],
+                "terminated": terminated,
+                "discount": discount,
+                "weight": torch.ones_like(reward),
+            },
+            batch_size=index.shape,
+        )
+
+    def update_priority(self, index: Tensor, td_error: Tensor) -> None:
+        """Proportional priorities |delta| (Schaul et al. 2016, section 3.3)."""
+        self.buffer.update_priority(index.reshape(-1), td_error.abs().reshape(-1))
+
+    def _field(self, name: str) -> Tensor:
+        return self.buffer.storage._storage[name]
+
+    def end_episodes(self) -> None:
+        """Mark the newest row of every environment as truncated: what follows does not continue it."""
+        newest = torch.arange(self.count - self.num_envs, self.count) % self.capacity
+        self._field("truncated")[newest] |= ~self._field("terminated")[newest]
+
+    def capture(self, journal: Journal, saved: int) -> dict[str, Any]:
+        """Write the rows from number `saved` on to the journal; return the rest of the state as plain data."""
+        first = max(saved, self.count - self.capacity)
+        block = self.buffer.storage._storage[torch.arange(first, self.count) % self.capacity]
+        rows = np.empty(self.count - first, journal.dtype)
+        for name in journal.dtype.names or ():
+            rows[name] = block[name].numpy()
+        journal.write(first, rows)
+        state: dict[str, Any] = {"count": self.count, "generator": self.generator.get_state()}
+        if self.alpha is not None:
+            sampler = self.buffer.sampler
+            slots = torch.arange(min(self.count, self.capacity))
+            state["priorities"] = torch.as_tensor(sampler._sum_tree[slots])
+            best, where = sampler._max_priority
+            state["max_priority"] = None if best is None else (float(best), None if where is None else int(where))
+        return state
+
+    def restore(self, state: dict[str, Any], journal: Journal) -> None:
+        """Become the ring that `capture` saw."""
+        count = state["count"]
+        first = max(0, count - self.capacity)
+        rows = np.roll(journal.read(first, count), first % self.capacity, axis=0)
+        block = TensorDict(
+            {n: torch.from_numpy(rows[n].copy()) for n in rows.dtype.names or ()}, batch_size=[len(rows)]
+        )
+        self.buffer.extend(block)
+        self.buffer.writer.load_state_dict({"_cursor": count % self.capacity, "_write_count": count})
+        self.count = count
+        self.generator.set_state(state["generator"])
+        if self.alpha is not None:
+            sampler = self.buffer.sampler
+            slots = torch.arange(len(rows))
+            sampler._sum_tree[slots] = state["priorities"]
+            sampler._min_tree[slots] = state["priorities"]
+            sampler._max_priority = state["max_priority"]
+
+
+class _TransitionsOnly:
+    """Draws of a TorchRL sampler, without the rows that end no transition."""
+
+    replay: Replay
+
+    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
+        indices: list[Tensor] = []
+        infos: list[dict[str, Tensor]] = []
+        missing = batch_size
+        while missing > 0:
+            index, info = super().sample(storage, missing + missing // 8 + 4)  # type: ignore[misc]
+            ends = self.replay.is_transition(index)
+            indices.append(index[ends][:missing])
+            infos.append({name: value[ends][:missing] for name, value in info.items()})
+            missing -= len(indices[-1])
+        return torch.cat(indices), {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
+
+
+class _Uniform(_TransitionsOnly, RandomSampler):
+    def __init__(self, replay: Replay):
+        super().__init__()
+        self.replay = replay
+
+
+class _Prioritized(_TransitionsOnly, PrioritizedSampler):
+    def __init__(self, replay: Replay, alpha: float):
+        super().__init__(max_capacity=replay.capacity, alpha=alpha, beta=1.0)
+        self.replay = replay

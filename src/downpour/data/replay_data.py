@@ -1,0 +1,199 @@
+"""The off-policy stream: act, remember, draw."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from tensordict import TensorDict
+from torch import Tensor
+
+from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from downpour.data.collector import Collector, Episode
+from downpour.data.journal import Journal
+from downpour.data.replay import Replay
+from downpour.environments import Gymnasium
+from downpour.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class ReplayData(LightningDataModule):
+    """Rounds for off-policy learning rules: collect a block of experience, draw many batches, yield them at once.
+
+    Attributes:
+        spaces: what the algorithm is built from.
+        step_name: what `step` counts.
+        stream: name of the kind of rounds; an algorithm lists those it learns from.
+    """
+
+    step_name = "env_steps"
+    stream = "replay"
+
+    def __init__(
+        self,
+        environment: Gymnasium,
+        run: Run,
+        *,
+        gamma: Fraction,
+        num_envs: PositiveInt = 8,
+        round_steps: PositiveInt = 8,
+        updates: PositiveInt = 8,
+        batch_size: PositiveInt = 128,
+        warmup: NonNegativeInt = 1000,
+        replay: bool = True,
+        capacity: PositiveInt = 100_000,
+        storage: Literal["memory", "disk"] = "memory",
+        n_step: PositiveInt = 1,
+        priority_exponent: PositiveFloat | None = None,
+        importance_exponent: Probability = 0.4,
+    ):
+        """
+        Args:
+            gamma: discount of n-step returns; the algorithm's.
+            num_envs: environments stepped together, on each rank.
+            round_steps: steps of each environment in a round.
+            updates: gradient steps a round (with replay; without, one for each step of the environments).
+            batch_size: transitions a gradient step (with replay; without, one of each environment).
+            warmup: environment steps of all ranks before the first gradient step.
+            replay: False learns from each transition once, as it comes, as (50)-(55) do.
+            capacity: rows of the ring, on each rank.
+            storage: `disk` keeps the ring in memory-mapped files in the run directory.
+            n_step: rewards summed before the bootstrap.
+            priority_exponent: alpha of prioritized replay; null draws uniformly.
+            importance_exponent: beta at the start of the run; it rises to 1 at its end.
+        """
+        super().__init__()
+        if priority_exponent is not None and not replay:
+            raise ConfigError("data.priority_exponent", priority_exponent, "needs data.replay=true")
+        self.run, self.num_envs, self.round_steps, self.updates = run, num_envs, round_steps, updates
+        self.batch_size, self.replays, self.beta = batch_size, replay, importance_exponent
+        self.warmup = warmup if replay else 0
+        self.n_step = n_step
+        self.spaces: dict[str, gym.Space] = {
+            "observation_space": environment.observation_space,
+            "action_space": environment.action_space,
+        }
+        steps = capacity if replay else (round_steps + n_step + 1) * num_envs
+        if replay and capacity < (n_step + 2) * num_envs:
+            raise ConfigError("data.capacity", capacity, f"holds no transition; at least {(n_step + 2) * num_envs}")
+        generator = torch.Generator().manual_seed(int(run.seed_sequence(2).generate_state(1)[0]))
+        self.rng = run.rng(3)
+        self.memory = Replay(
+            steps,
+            num_envs,
+            generator,
+            gamma=gamma,
+            n_step=n_step,
+            alpha=priority_exponent,
+            directory=run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None,
+        )
+        self.collector = Collector(environment.vector(num_envs), run)
+        self.seconds = {**self.collector.seconds, "replay": 0.0}
+        self.collector.seconds = self.seconds
+        self._journal_from = self._journal_previous = 0
+        self._round: TensorDict | None = None
+        self._started = False
+
+    @property
+    def step(self) -> int:
+        """Environment steps over all ranks."""
+        return self.collector.env_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has had all its steps."""
+        return self.step >= self.run.total_steps
+
+    def train_dataloader(self) -> "ReplayData":
+        """The stream is its own loader."""
+        return self
+
+    def __len__(self) -> int:
+        """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
+        round_size = self.num_envs * self.round_steps * self.run.world_size
+        return math.ceil(self.run.eval_every / round_size)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        if not self._started:
+            self._start()
+        end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
+        while self.step < end:
+            yield self._next_round()
+
+    def _start(self) -> None:
+        self.memory.extend(self.collector.start())
+        self._started = True
+
+    def _next_round(self) -> TensorDict:
+        self._learn_priorities()
+        self.memory.extend(self.collector.collect(self.round_steps, self._act))
+        begin = time.perf_counter()
+        if not self.replays:
+            batch = self.memory.latest(min(self.round_steps, self.memory.count // self.num_envs - self.n_step))
+            if self.run.world_size == 1:  # ranks must make equal numbers of gradient steps; one process need not
+                batch = batch[batch["weight"].any(1)]
+        elif self.step <= self.warmup:
+            batch = self.memory.sample(1, self.batch_size)[:0]
+        else:
+            beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
+            batch = self.memory.sample(self.updates, self.batch_size, beta)
+        self.seconds["replay"] += time.perf_counter() - begin
+        self._round = batch
+        return batch
+
+    def _act(self, observation: Tensor) -> np.ndarray:
+        policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Keep the round that the learner sees (on its device), to read its TD errors back."""
+        self._round = batch
+        return batch
+
+    def _learn_priorities(self) -> None:
+        if self._round is not None and "td_error" in self._round and self._round.numel():
+            self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
+        self._round = None
+
+    def take_episodes(self) -> list[Episode]:
+        """Training episodes of this rank that ended since the last call."""
+        episodes, self.collector.episodes = self.collector.episodes, []
+        return episodes
+
+    def capture(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint; the rows go to the journal in the run directory."""
+        self._learn_priorities()
+        collector = self.collector.capture()
+        if collector["environments"] is None:
+            # Exact resume of a world that cannot be saved: each checkpoint starts it anew, in the uninterrupted run
+            # too.
+            self.memory.end_episodes()
+            self.memory.extend(self.collector.start())
+            collector = self.collector.capture()
+        journal = self._journal()
+        replay = self.memory.capture(journal, self._journal_from)
+        journal.prune(self._journal_previous - self.memory.capacity)  # the checkpoint before this one stays whole
+        self._journal_previous, self._journal_from = self._journal_from, self.memory.count
+        return {"collector": collector, "rng": self.rng.bit_generator.state, "replay": replay}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
+        self.rng.bit_generator.state = state["rng"]
+        self.memory.restore(state["replay"], self._journal())
+        self.collector.restore(state["collector"])
+        self._journal_from = self._journal_previous = self.memory.count
+        if state["collector"]["environments"] is None:
+            log.info(
+                "%s cannot be saved: going on from the start of an episode", type(self.collector.environments).__name__
+            )
+        self._started = True
+
+    def _journal(self) -> Journal:
+        directory = self.run.directory / "replay" / f"rank{self.run.rank}"
+        return Journal(directory, self.collector.row_dtype, max(1, self.memory.capacity // 8))

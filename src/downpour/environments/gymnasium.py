@@ -1,0 +1,111 @@
+"""Any environment registered with Gymnasium, alone or as a vector."""
+
+import contextlib
+import difflib
+import logging
+import os
+from typing import Any, Literal
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
+
+import gymnasium as gym
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from downpour.config import ConfigError, PositiveInt
+
+log = logging.getLogger(__name__)
+
+
+class Gymnasium:
+    """What an environment is; `vector` and `single` make them.
+
+    Attributes:
+        observation_space, action_space: of one environment; dictionaries and tuples of observations are flattened.
+        solved_at: the mean return at which Gymnasium calls it solved, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        id: str,
+        vectorization: Literal["auto", "sync", "async"] = "auto",
+        max_episode_steps: PositiveInt | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ):
+        """
+        Args:
+            id: a registered id; "module:Name-v0" imports the module that registers it first.
+            vectorization: `auto` takes the environment's own vector version where it has one.
+            max_episode_steps: cut (truncate) episodes here; None keeps the registered limit.
+            kwargs: handed to the environment.
+
+        Raises:
+            ConfigError: no such id, or a package it needs is not installed.
+        """
+        self.id, self.vectorization, self.max_episode_steps, self.kwargs = (
+            id,
+            vectorization,
+            max_episode_steps,
+            kwargs or {},
+        )
+        try:
+            self.spec = gym.spec(id)
+        except (gym.error.Error, ModuleNotFoundError) as error:
+            raise ConfigError("env.id", id, _unknown(id, error)) from None
+        if max_episode_steps is not None:
+            self.kwargs = {**self.kwargs, "max_episode_steps": max_episode_steps}
+        probe = self.single()
+        self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        probe.close()
+        self.solved_at: float | None = self.spec.reward_threshold
+
+    def single(self, render_mode: str | None = None) -> gym.Env:
+        """One environment, for a look or a video."""
+        try:
+            environment = gym.make(self.id, render_mode=render_mode, **self.kwargs)
+        except gym.error.DependencyNotInstalled as error:
+            raise ConfigError("env.id", self.id, f"needs a package that is not installed ({error})") from None
+        except TypeError as error:
+            raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not take them ({error})") from None
+        return _flat(environment)
+
+    def vector(self, num_envs: int) -> VectorEnv:
+        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen."""
+        is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
+        has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
+        if has_own:
+            environments = gym.make_vec(self.id, num_envs, vectorization_mode="vector_entry_point", **self.kwargs)
+        else:
+            environments = gym.make_vec(
+                self.id,
+                num_envs,
+                vectorization_mode="async" if self.vectorization == "async" else "sync",
+                vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
+                wrappers=[_flat],
+                **self.kwargs,
+            )
+        if environments.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+            raise ConfigError(
+                "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
+            )
+        return environments
+
+
+def _flat(environment: gym.Env) -> Any:
+    if isinstance(environment.observation_space, spaces.Dict | spaces.Tuple):
+        return gym.wrappers.FlattenObservation(environment)
+    return environment
+
+
+def _unknown(id: str, error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs the package {error.name}, which is not installed"
+    with contextlib.suppress(ImportError):
+        import ale_py  # noqa: F401  (registers its games, so that they can be suggested)
+    family = id.split("-v")[0]
+    known = sorted(gym.registry)
+    close = [name for name in known if name.split("-v")[0].lower() == family.lower()]
+    close += difflib.get_close_matches(id, known, n=3, cutoff=0.5)
+    listed = ", ".join(dict.fromkeys(close[-1:] + close)) or "see gymnasium.pprint_registry()"
+    return f"no environment of that name is registered; nearest: {listed}"

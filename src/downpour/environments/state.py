@@ -1,0 +1,90 @@
+"""Freezing a vector environment and thawing it again, without trusting what is thawed."""
+
+import contextlib
+import io
+import pickle
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+# What cannot be pickled and need not be: a fresh vector environment has its own.
+NOT_STATE = ("env_fns", "spec", "_spec")
+
+FUNCTIONS = {
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.random._pickle", "__generator_ctor"),
+    ("numpy.random._pickle", "__bit_generator_ctor"),
+    ("copyreg", "_reconstructor"),
+    ("copyreg", "__newobj__"),
+    ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
+    ("_codecs", "encode"),
+}
+CLASSES = {
+    "builtins": {"object", "set", "frozenset", "complex", "bytearray", "slice", "range"},
+    "collections": {"OrderedDict", "deque", "defaultdict", "Counter"},
+    "numpy": {"ndarray", "dtype"},
+    "numpy.random": {"Generator", "RandomState", "SeedSequence"},
+    "numpy.random._pcg64": {"PCG64", "PCG64DXSM"},
+    "numpy.random._mt19937": {"MT19937"},
+    "numpy.random._philox": {"Philox"},
+    "numpy.random._sfc64": {"SFC64"},
+    "numpy.random.bit_generator": {"SeedSequence"},
+    "mujoco._structs": {"MjModel", "MjData"},
+    "mujoco._enums": None,
+}
+# Packages of environments: their classes hold state. Their functions are never called.
+PACKAGES = (
+    "gymnasium.core",
+    "gymnasium.envs",
+    "gymnasium.spaces",
+    "gymnasium.vector",
+    "gymnasium.wrappers",
+    "gymnasium.utils",
+)
+ROOTS = ("downpour", "minatar")
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits the classes that environments are made of and nothing else; a file cannot make it run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if "." in name:
+            raise pickle.UnpicklingError(f"{module}.{name} is not a known class")
+        if (module, name) in FUNCTIONS:
+            return super().find_class(module, name)
+        listed = module in CLASSES and (CLASSES[module] is None or name in (CLASSES[module] or ()))
+        numpy_dtype = module == "numpy.dtypes"
+        packaged = any(module == p or module.startswith(p + ".") for p in PACKAGES) or module.split(".")[0] in ROOTS
+        if listed or packaged or numpy_dtype:
+            found = super().find_class(module, name)
+            if isinstance(found, type):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} is not a known class")
+
+
+def thaw(data: bytes) -> Any:
+    """Read plain data and known classes back.
+
+    Raises:
+        pickle.UnpicklingError: the bytes ask for anything else.
+    """
+    return _Unpickler(io.BytesIO(data)).load()
+
+
+def freeze_environments(environments: VectorEnv) -> bytes | None:
+    """All state of the environments, generators included; None where a part cannot be pickled and read back."""
+    state = {name: value for name, value in vars(environments.unwrapped).items() if name not in NOT_STATE}
+    if "parent_pipes" in state:  # the worlds live in other processes
+        return None
+    with contextlib.suppress(Exception):  # whatever a pickling hook of somebody's environment may raise
+        data = pickle.dumps(state)
+        thaw(data)
+        return data
+    return None
+
+
+def thaw_environments(environments: VectorEnv, data: bytes) -> None:
+    """Put `environments`, made alike, into the state that `freeze_environments` saw."""
+    vars(environments.unwrapped).update(thaw(data))

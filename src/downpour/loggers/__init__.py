@@ -1,0 +1,6 @@
+"""Where metrics go besides the run directory's own files."""
+
+from downpour.loggers.files import RunFiles
+from downpour.loggers.tensorboard import TensorBoard
+
+__all__ = ["RunFiles", "TensorBoard"]

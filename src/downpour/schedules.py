@@ -1,0 +1,21 @@
+"""Numbers that change as a run goes on."""
+
+from downpour.config import NonNegativeInt
+
+
+class Linear:
+    """From `start` to `end` over the first `steps` environment steps, then constant."""
+
+    def __init__(self, *, start: float, end: float, steps: NonNegativeInt):
+        """
+        Args:
+            start: value at step 0.
+            end: value from `steps` on.
+            steps: environment steps that the change takes; 0 is the constant `end`.
+        """
+        self.start, self.end, self.steps = start, end, steps
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return self.end
+        return self.start + (self.end - self.start) * step / self.steps
