@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from downpour.callbacks.recorder import gather
 from downpour.config import ConfigError, PositiveInt
@@ -56,13 +56,13 @@ class Checkpoint(Callback):
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
 
-    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[number] = signal.signal(number, self._remember)
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -72,7 +72,7 @@ class Checkpoint(Callback):
             raise KeyboardInterrupt  # asked twice: do not wait for the round to end
         self._signal = number
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         stop = self._signal is not None
         if trainer.world_size > 1:  # all ranks stop after the same round
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
@@ -80,19 +80,19 @@ class Checkpoint(Callback):
             self.save(trainer)
             raise Stopped(self._signal or signal.SIGTERM)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._evaluations += 1
         value = trainer.callback_metrics.get(self.monitor)
         improved = value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best)
         if improved:
-            self.best, self.best_step = float(value), trainer.datamodule.step  # type: ignore[attr-defined]
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            self.best, self.best_step = float(value), trainer.datamodule.step
+        data = trainer.datamodule
         if improved or self._evaluations % self.every == 0 or data.step >= self.run.total_steps or trainer.should_stop:
             self.save(trainer)
         if improved and trainer.is_global_zero:
             _copy(self.directory / LAST, self.directory / BEST)
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, trainer: Any) -> None:
         """Write last.ckpt; the one before becomes previous.ckpt. All ranks must call it."""
         partial = self.directory / PARTIAL
         trainer.save_checkpoint(partial)
@@ -104,8 +104,8 @@ class Checkpoint(Callback):
             os.replace(partial, last)
             _sync(self.directory)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        data = trainer.datamodule
         mine = {"stream": data.capture(), "generators": capture_generators()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
@@ -114,7 +114,7 @@ class Checkpoint(Callback):
         checkpoint["best"] = (self.best, self.best_step, self._evaluations)
         checkpoint.pop("loops", None)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         saved = len(checkpoint["ranks"])
         if saved != self.run.world_size:
             advice = f"the run was trained by {saved} process(es); resume it with as many"
@@ -122,13 +122,13 @@ class Checkpoint(Callback):
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Last of all restore what draws: everything before may have drawn from the generators."""
         if self._loaded is None:
             return
         checkpoint, self._loaded = self._loaded, None
         mine = checkpoint["ranks"][self.run.rank]
-        trainer.datamodule.restore(mine["stream"])  # type: ignore[attr-defined]
+        trainer.datamodule.restore(mine["stream"])
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])
@@ -137,7 +137,7 @@ class Checkpoint(Callback):
 
 def capture_generators() -> dict[str, Any]:
     """The state of Python's, NumPy's and Torch's global generators, as plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     return {
         "python": list(random.getstate()[1]),
         "numpy": [

@@ -1,8 +1,9 @@
 """Stopping when the task is solved."""
 
 import logging
+from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from downpour.config import ConfigError
 from downpour.environments import Gymnasium
@@ -28,7 +29,7 @@ class EarlyStop(Callback):
             raise ConfigError("callbacks.early_stop.threshold", None, advice)
         self.threshold = threshold
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: object) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         reached = float(trainer.callback_metrics["eval/return_mean"])
         if reached >= self.threshold:
             log.info("solved: evaluation return %.1f reaches %.1f", reached, self.threshold)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
@@ -33,8 +33,8 @@ class Evaluation(Callback):
         self.run, self.max_episode_steps = run, max_episode_steps
         self.environments = environment.vector(min(num_envs, run.eval_episodes))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
-        step = trainer.datamodule.step  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        step = trainer.datamodule.step
         seed = np.random.SeedSequence([self.run.seed, 4, step])
         returns, lengths = play(pl_module, self.environments, self.run.eval_episodes, seed, self.max_episode_steps)
         metrics = {
@@ -46,7 +46,7 @@ class Evaluation(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step)
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()
 
 

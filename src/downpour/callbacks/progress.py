@@ -4,7 +4,7 @@ import logging
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from tqdm import tqdm
 
 from downpour.config import PositiveFloat
@@ -24,9 +24,9 @@ class Progress(Callback):
         self.run, self.refresh_seconds = run, refresh_seconds
         self.bar: Any = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if trainer.is_global_zero and sys.stderr.isatty():
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data = trainer.datamodule
             self.bar = tqdm(
                 total=self.run.total_steps,
                 initial=data.step,
@@ -37,22 +37,22 @@ class Progress(Callback):
                 file=sys.stderr,
             )
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if self.bar is not None:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data = trainer.datamodule
             if self.bar.update(data.step - self.bar.n):  # drawn just now
                 known = {"return": "train/return_mean", "epsilon": "train/epsilon", "loss": "train/loss"}
                 seen = trainer.callback_metrics
                 self.bar.set_postfix({k: f"{float(seen[v]):.3g}" for k, v in known.items() if v in seen}, refresh=False)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        data = trainer.datamodule
         if trainer.is_global_zero:
             shown = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("eval/")}
             text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             log.info("%s %d of %d  %s", data.step_name, data.step, self.run.total_steps, text)
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
@@ -31,24 +31,24 @@ class Recorder(Callback):
         self._clock_step = 0
         self._seconds: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
-        self._clock, self._clock_step = time.perf_counter(), trainer.datamodule.step  # type: ignore[attr-defined]
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._clock, self._clock_step = time.perf_counter(), trainer.datamodule.step
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Algorithm, *_: Any) -> None:  # type: ignore[override]
-        step = trainer.datamodule.step  # type: ignore[attr-defined]
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        step = trainer.datamodule.step
         if step >= self._due:
             self.record(trainer, pl_module, step)
             self._due = (step // self.every + 1) * self.every
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: Algorithm) -> None:  # type: ignore[override]
-        step = trainer.datamodule.step  # type: ignore[attr-defined]
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        step = trainer.datamodule.step
         if step > self._recorded:
             self.record(trainer, pl_module, step)
 
-    def record(self, trainer: Trainer, algorithm: Algorithm, step: int) -> None:
+    def record(self, trainer: Any, algorithm: Algorithm, step: int) -> None:
         """Write down what happened since the last record."""
         self._recorded = step
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule
         metrics = {f"train/{name}": float(value) for name, value in algorithm.latest.items()}
         metrics["train/gradient_steps"] = algorithm.gradient_steps
         episodes = gather(data.take_episodes()) if hasattr(data, "take_episodes") else []
