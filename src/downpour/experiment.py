@@ -119,12 +119,13 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
     loggers = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
+    strategy = build(config["strategy"]) if config["strategy"] else "auto"
     trainer = Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=build(config["strategy"]) if config["strategy"] else "auto",
-        precision=hardware.precision,
+        strategy=strategy,
+        **hardware.arithmetic(strategy),
         deterministic=hardware.deterministic,
         detect_anomaly=config["debug"]["detect_anomaly"],
         callbacks=callbacks,

@@ -52,7 +52,7 @@ class Algorithm(LightningModule):
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to descend on for one batch, and metrics by name."""
+        """The scalar to descend on for one batch, and metrics by name; of one with many values the mean is recorded."""
         raise TypeError(f"{type(self).__name__} gives no loss")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
@@ -66,14 +66,14 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        total: Tensor | float = 0.0
+        losses = []
         for batch in round.unbind(0):
             loss, metrics = self.loss(batch)
-            self.latest.update(metrics)
             self.gradient_step(loss)
-            total = total + loss.detach()
+            losses.append(loss.detach())
         if len(round):
-            self.latest["loss"] = mean = float(total) / len(round)
+            self.latest.update(metrics)
+            self.latest["loss"] = mean = float(torch.stack(losses).mean())
             if not np.isfinite(mean):
                 raise TrainingError(self.explain(mean, round))
         self.learning_seconds += time.perf_counter() - begin

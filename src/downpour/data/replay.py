@@ -73,7 +73,7 @@ class Replay:
 
         Returns:
             [updates, batch_size] of `observation`, `action`, `reward` (summed over n steps), `next_observation`,
-            `terminated`, `discount` (gamma^n), `weight` and, if prioritized, `index` and `td_error`, which the
+            `terminated`, `discount` (gamma^n) and, if prioritized, `weight`, `index` and `td_error`, which the
             learner fills in.
         """
         sampler = self.buffer.sampler
@@ -132,7 +132,6 @@ class Replay:
                 "next_observation": observation[last],
                 "terminated": terminated,
                 "discount": discount,
-                "weight": torch.ones_like(reward),
             },
             batch_size=index.shape,
         )
