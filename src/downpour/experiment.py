@@ -18,7 +18,7 @@ from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint, Stopped, newest_whole
 from downpour.callbacks.recorder import Recorder
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate
-from downpour.loggers.files import RunFiles
+from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware
 
@@ -152,12 +152,16 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
         status = "stopped"
         raise
     finally:
-        if trainer.is_global_zero:
-            summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
-            directories.write_summary(directory, summary)
-        with contextlib.suppress(Exception):
+        try:
+            if trainer.is_global_zero:
+                summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
+                directories.write_summary(directory, summary)
+        finally:
             for logger in trainer.loggers:
-                logger.finalize("success" if status == "finished" else "failed")
+                with contextlib.suppress(Exception):
+                    logger.finalize("success" if status == "finished" else "failed")
+                    if isinstance(logger, WandB):
+                        logger.close(status)
     value = trainer.callback_metrics.get("eval/return_mean")
     return None if value is None else float(value)
 
