@@ -74,15 +74,20 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build(config["env"]) if config["env"] else None
     data = build(config["data"], environment=environment, run=run)
+    algorithm = build_algorithm(config, data.spaces)
+    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    return algorithm, data, environment
+
+
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
     seed_all(config["seed"])
-    algorithm = build(
+    return build(
         config["algo"],
-        **data.spaces,
+        **spaces,
         network=lambda input_space, outputs: build(config["model"], input_space=input_space, outputs=outputs),
         optimizer=lambda parameters: build(config["optimizer"], params=parameters),
     )
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
-    return algorithm, data, environment
 
 
 def seed_all(seed: int) -> None:
