@@ -1,7 +1,9 @@
-"""What Hydra's optional sweepers do unless told otherwise."""
+"""Hydra's optional launchers and sweepers, made to fit."""
 
 import logging
+import os
 from dataclasses import replace
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
@@ -10,10 +12,13 @@ OPTIONAL = {"hydra/launcher": ["joblib", "submitit_local", "submitit_slurm"], "h
 
 
 def register() -> None:
-    """Give the plugin's `hydra/sweeper=optuna` defaults that fit this project, where it is installed.
+    """Let a launcher's processes import this package, and give `hydra/sweeper=optuna` defaults that fit this project.
 
-    A YAML file of the same name could not: Hydra refuses to merge one with the plugin's own.
+    A YAML file of that name could not: Hydra refuses to merge one with the plugin's own.
     """
+    source = str(Path(__file__).resolve().parents[1])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *(path for path in paths if path and path != source)])
     Plugins.instance()  # finding the plugins registers their own defaults
     logging.getLogger("alembic").setLevel(logging.WARNING)  # of Optuna's database; it tells what it sets up
     try:
