@@ -1,0 +1,125 @@
+"""Checkpoint files: written whole, found again, read without running code; and the generators that go into them."""
+
+import io
+import logging
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from downpour.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST, PARTIAL = "last.ckpt", "previous.ckpt", "best.ckpt", "partial.ckpt"
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes a checkpoint where it belongs (Lightning goes through the system's temporary folder), down to the disk."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
+        torch.save(dict(checkpoint), content)
+        with open(path, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def install(directory: Path) -> None:
+    """Make partial.ckpt last.ckpt; the one before becomes previous.ckpt."""
+    last = directory / LAST
+    if last.exists():
+        os.replace(last, directory / PREVIOUS)
+    os.replace(directory / PARTIAL, last)
+    _sync(directory)
+
+
+def mark_best(directory: Path) -> None:
+    """Make best.ckpt a second name of last.ckpt: a link where the disk has them."""
+    partial = (directory / BEST).with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(directory / LAST, partial)
+    except OSError:
+        shutil.copyfile(directory / LAST, partial)
+        _sync(partial)
+    os.replace(partial, directory / BEST)
+
+
+def newest_whole(directory: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a run that can be read to its end, and its content on the CPU; None if there never was
+    one.
+
+    Raises:
+        ConfigError: there are some, all damaged.
+    """
+    damaged = []
+    for name in (LAST, PARTIAL, PREVIOUS, BEST):
+        path = directory / "checkpoints" / name
+        if not path.exists():
+            continue
+        try:
+            content = read(path)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+            if name != PARTIAL:
+                damaged.append(name)
+                log.debug("%s cannot be read: %s", path, error)
+            continue
+        if damaged:
+            log.warning("%s damaged: falling back to %s, at step %d", " and ".join(damaged), path, content["step"])
+        return path, content
+    if damaged:
+        advice = f"its checkpoints are all damaged ({', '.join(damaged)}): restore one, or train anew in another"
+        raise ConfigError("resume", directory, f"{advice} directory with the settings of its config.yaml")
+    return None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "algorithm" not in content:
+        raise ValueError("not a checkpoint of this project")
+    return content
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def capture_generators() -> dict[str, Any]:
+    """The state of Python's, NumPy's and Torch's global generators, as plain data."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.array(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_generators(state: dict[str, Any]) -> None:
+    """Set the global generators to what `capture_generators` saw."""
+    random.setstate((3, tuple(state["python"]), None))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, device)
