@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,20 @@ def mark_best(directory: Path) -> None:
     os.replace(partial, directory / BEST)
 
 
-def newest_whole(directory: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint of a run that can be read to its end, and its content on the CPU; None if there never was
-    one.
+def newest_whole(
+    directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
+) -> tuple[Path, dict[str, Any]] | None:
+    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content on the CPU;
+    None if there never was one.
+
+    Args:
+        names: which to try, in this order.
 
     Raises:
         ConfigError: there are some, all damaged.
     """
     damaged = []
-    for name in (LAST, PARTIAL, PREVIOUS, BEST):
+    for name in names:
         path = directory / "checkpoints" / name
         if not path.exists():
             continue

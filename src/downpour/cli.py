@@ -23,6 +23,8 @@ from downpour import composition
 from downpour.config import ConfigError
 from downpour.failures import BAD_INPUT, FAILED, Failed, explain, say
 
+CONF = str(composition.CONF)
+
 
 def train() -> None:
     """`python src/train.py`.
@@ -40,7 +42,7 @@ def train() -> None:
             print(help.page([o for o in arguments if not o.startswith("-")]))
             return
         _check_resume(arguments)
-        hydra.main(version_base="1.3", config_path=str(composition.CONF), config_name="train")(train_task)()
+        hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
     except Failed as failed:  # a job of a multirun, told when it failed
         sys.exit(failed.code)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from downpour.callbacks.recorder import Recorder
 from downpour.checkpoints import newest_whole
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate, show
 from downpour.failures import Stopped
-from downpour.loggers.files import RunFiles
+from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware, make_trainer
 
@@ -101,16 +101,21 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
+    algorithm = build_algorithm(config, data.spaces)
+    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    return algorithm, data, environment
+
+
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
     seed_all(config["seed"])
-    algorithm = build_group(
+    return build_group(
         config,
         "algo",
-        **data.spaces,
+        **spaces,
         network=lambda input_space, outputs: build_group(config, "model", input_space=input_space, outputs=outputs),
         optimizer=lambda parameters: build_group(config, "optimizer", params=parameters),
     )
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
-    return algorithm, data, environment
 
 
 def seed_all(seed: int) -> None:
@@ -149,25 +154,29 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
     checkpoint = find_checkpoint(directory, algorithm) if config["resume"] else None
     known = {"seed": config["seed"], "processes": run.world_size, **directories.provenance()}
 
-    def summarize(status: str) -> None:
-        if rank == 0:
-            directories.write_summary(directory, {"status": status, **summary(trainer, data, algorithm, begin), **known})
-
     if rank == 0:
         directories.write_summary(directory, {"status": "running", **known})
     begin = time.perf_counter()
+    status = "finished"
     try:
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the disk may be the very reason
-            summarize("stopped" if isinstance(error, Stopped) else "failed")
+        status = "stopped" if isinstance(error, Stopped) else "failed"
         raise
-    else:
-        summarize("finished")
     finally:
-        with contextlib.suppress(Exception):
+        try:
+            if rank == 0:
+                results = summary(trainer, data, algorithm, begin)
+                directories.write_summary(directory, {"status": status, **results, **known})
+        except OSError:
+            if status == "finished":
+                raise  # else the disk may be the very reason
+        finally:
             for logger in trainer.loggers:
-                logger.finalize("success" if trainer.state.finished else "failed")
+                with contextlib.suppress(Exception):
+                    logger.finalize("success" if status == "finished" else "failed")
+                    if isinstance(logger, WandB):
+                        logger.close(status)
 
 
 def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:

@@ -58,7 +58,7 @@ def explain(error: BaseException, directory: Path) -> Failed:
         return Failed(FAILED, f"{error}\n{last_checkpoint(directory)}")
     if isinstance(error, OSError) and error.errno in (*FULL, *REFUSED):
         return Failed(FAILED, explain_disk(error, directory))
-    if isinstance(error, RuntimeError) and "out of memory" in str(error) or isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         advice = "lower data.batch_size, data.capacity or the size of the model"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from downpour.composition import CONF, composed, groups, options_of
 
 WIDTH, COLUMN = 120, 48
+INDENT = " " * (COLUMN + 4)
 
 HEAD = """\
 Downpour: reinforcement and supervised learning, composed on the command line.
@@ -37,15 +38,22 @@ def page(overrides: Sequence[str]) -> str:
     lines += ["", "Settings, with their values", ""]
     notes = _notes((CONF / "train.yaml").read_text())
     lines += _settings({k: v for k, v in plain.items() if not isinstance(v, dict)}, "", notes)
-    for name, node in plain.items():
-        if isinstance(node, dict) and node:
-            lines += ["", *_settings(node, f"{name}.", _option_notes(name, choices.get(name)))]
+    for name in sorted(name for name, node in plain.items() if isinstance(node, dict)):
+        settings = _settings(plain[name], f"{name}.", _option_notes(name, choices.get(name)))
+        if settings:
+            lines += ["", _title(name, choices.get(name)), *settings]
     return "\n".join([*lines, "", FOOT])
 
 
 def _group(name: str, chosen: Any) -> str:
     options = " ".join(f"{option}*" if option == chosen else option for option in options_of(name))
     return textwrap.fill(options, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+
+
+def _title(group: str, option: Any) -> str:
+    path = CONF / group / f"{option}.yaml"
+    first = path.read_text().partition("\n")[0] if path.is_file() else ""
+    return f"{group}={option}" + (f": {first.removeprefix('# ')}" if first.startswith("# ") else "")
 
 
 def _settings(node: Mapping[str, Any], prefix: str, notes: Mapping[str, str], path: str = "") -> list[str]:
@@ -56,7 +64,10 @@ def _settings(node: Mapping[str, Any], prefix: str, notes: Mapping[str, str], pa
             lines += _settings(value, prefix, notes, f"{where}.")
         elif name != "_target_":
             typed = f"  {prefix}{where}={_value(value)}"
-            lines.append(f"{typed:<{COLUMN}}  {notes.get(where, '')}".rstrip())
+            note = notes.get(where, "")
+            lines.append(
+                textwrap.fill(note, WIDTH, initial_indent=f"{typed:<{COLUMN}}  ", subsequent_indent=INDENT) or typed
+            )
     return lines
 
 

@@ -47,7 +47,7 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
 
 def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, Any]) -> None:
     key, value = override.key_or_group, override.value()
-    group, _, inside = key.partition(".")
+    group = key.partition(".")[0]
     if override.is_delete() or (group not in ANEW and not (key in config and not isinstance(config[key], dict))):
         free = ", ".join(name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED)
         advice = f"a resumed run keeps its own; only {free} and {', '.join(ANEW)} may change. Leave it out"

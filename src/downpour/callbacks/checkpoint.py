@@ -10,11 +10,21 @@ import torch
 from lightning.pytorch import Callback
 
 from downpour.callbacks.recorder import gather
-from downpour.checkpoints import PARTIAL, capture_generators, install, mark_best, restore_generators
+from downpour.checkpoints import (
+    PARTIAL,
+    capture_generators,
+    install,
+    mark_best,
+    newest_whole,
+    read,
+    restore_generators,
+)
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
+
+__all__ = ["Checkpoint", "Stopped", "newest_whole", "read"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
