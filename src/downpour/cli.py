@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -41,6 +42,7 @@ def train() -> None:
 
             print(help.page([o for o in arguments if not o.startswith("-")]))
             return
+        _check_flags(arguments)
         _check_resume(arguments)
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
     except Failed as failed:  # a job of a multirun, told when it failed
@@ -98,6 +100,17 @@ def _exit(code: int) -> None:
     sys.exit(code)
 
 
+def _check_flags(arguments: list[str]) -> None:
+    """Hydra would print all its flags."""
+
+    def refuse(message: str) -> None:
+        raise ConfigError(message=f"{message} (settings are written key=value; --help lists them)")
+
+    parser: Any = get_args_parser()
+    parser.error = refuse
+    parser.parse_args(arguments)
+
+
 def _check_resume(arguments: list[str]) -> None:
     """Hydra would make the directory that is to be resumed, if it is not there."""
     for directory in (o.removeprefix("resume=") for o in arguments if o.startswith("resume=")):
@@ -110,11 +123,11 @@ def _explain_start(error: BaseException) -> Failed:
     """The message for what goes wrong before a job has begun."""
     if isinstance(error, ConfigError):
         return Failed(BAD_INPUT, str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        return Failed(BAD_INPUT, composition.explain(error))
     if isinstance(error, OSError):  # Hydra makes the run directory
         place = error.filename or error
         return Failed(FAILED, f"hydra.run.dir: cannot make {place} ({error.strerror}); name another directory")
-    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        return Failed(BAD_INPUT, composition.explain(error))
     return Failed(FAILED, f"{type(error).__name__}: {error}\ndebug=full shows the traceback")
 
 

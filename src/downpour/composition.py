@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +22,10 @@ IN_SWEEP_EXTRA = ("joblib", "submitit_local", "submitit_slurm", "optuna")
 def explain(error: Exception) -> str:
     """One or two lines: the key, its value, what to do."""
     text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return _bad_syntax()
+    if any(o.startswith("=") for o in sys.argv[1:]):  # Hydra takes it for a group without a name
+        return _bad_syntax()
     for pattern, told in EXPLANATIONS:
         if found := re.search(pattern, text, re.DOTALL):
             return told(found, text)
@@ -30,7 +34,29 @@ def explain(error: Exception) -> str:
 
 def _no_key(found: re.Match[str], text: str) -> str:
     key = found.group(1)
-    return f"{key}{_typed(key)}: there is no such key{nearest(key, known_keys())}"
+    return f"{key}{_typed(key)}: there is no such key{_nearest_key(key)}"
+
+
+def _nearest_key(key: str) -> str:
+    known = known_keys()
+    parent, _, last = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    elsewhere = nearest(key, [k for k in known if k != parent])
+    if not parent or not siblings:
+        return elsewhere
+    return nearest(last, siblings).replace("mean ", f"mean {parent}.") or f"; {parent} has: {', '.join(siblings)}"
+
+
+def _no_name(found: re.Match[str], text: str) -> str:
+    for typed in sys.argv[1:]:
+        group, _, name = typed.lstrip("+").partition("=")
+        if (
+            group in groups()
+            and name != ""
+            and not isinstance(OverridesParser.create().parse_override(typed).value(), str)
+        ):
+            return f"{group}={name}: is not the name of an option (there are: {', '.join(options_of(group))})"
+    return text
 
 
 def _no_option(found: re.Match[str], text: str) -> str:
@@ -39,17 +65,17 @@ def _no_option(found: re.Match[str], text: str) -> str:
         return f"{name}: there is no such configuration"
     if group in ("hydra/launcher", "hydra/sweeper") and name in IN_SWEEP_EXTRA:
         return f"{group}={name}: comes with the extra `sweep`; pip install 'downpour[sweep]'"
-    options = options_of(group)
+    options = [option for option in re.findall(r"^\t(\w+)$", text, re.MULTILINE) if not option.startswith("_")]
     if not options:
         return f"{group}={name}: there is no such group{nearest(group, groups())}"
     return f"{group}={name}: there is no such option{nearest(name, options)} (there are: {', '.join(options)})"
 
 
-def _bad_syntax(found: re.Match[str], text: str) -> str:
+def _bad_syntax() -> str:
     typed = next((o for o in sys.argv[1:] if not o.startswith("-") and not _parses(o)), "")
-    if "=" not in typed:
-        return f"{typed}: is not of the form key=value"
     key = typed.partition("=")[0]
+    if "=" not in typed or not key:
+        return f"{typed}: is not of the form key=value"
     advice = "cannot be read as a value; put quotes around special characters, and again around the whole for the shell"
     return f"{typed}: {advice}, as in '{key}=\"a,b\"'"
 
@@ -60,7 +86,7 @@ def _ambiguous(found: re.Match[str], text: str) -> str:
 
 
 def _no_deletion(found: re.Match[str], text: str) -> str:
-    return f"~{found.group(1)}: there is no such key to delete{nearest(found.group(1), known_keys())}"
+    return f"~{found.group(1)}: there is no such key to delete{_nearest_key(found.group(1))}"
 
 
 def _interpolation(found: re.Match[str], text: str) -> str:
@@ -76,7 +102,7 @@ EXPLANATIONS: tuple[tuple[str, Any], ...] = (
     (r"(?:Could not find|Could not load) '?([^'\n]+)'", _no_option),
     (r"Ambiguous value for argument '([^']+)'", _ambiguous),
     (r"Interpolation|interpolation", _interpolation),
-    (r"Error parsing override|mismatched input|missing EQUAL|extraneous input|token recognition", _bad_syntax),
+    (r"Config group override must be a string", _no_name),
 )
 
 
@@ -88,10 +114,9 @@ def _typed(key: str) -> str:
 
 def _parses(override: str) -> bool:
     try:
-        OverridesParser.create().parse_override(override)
+        return bool(OverridesParser.create().parse_override(override).key_or_group)
     except HydraException:
         return False
-    return True
 
 
 def groups() -> list[str]:

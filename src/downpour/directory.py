@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,11 @@ log = logging.getLogger(__name__)
 
 CONFIG, CHOICES, SUMMARY, LOG, LOCK = "config.yaml", "choices.yaml", "summary.json", "train.log", ".lock"
 PACKAGES = ("downpour", "torch", "lightning", "torchrl", "tensordict", "gymnasium", "hydra-core", "numpy")
+IRRELEVANT = (  # Lightning's advice on what this project does its own way
+    "The number of training batches .* is smaller than the logging interval",
+    "Your `IterableDataset` has `__len__` defined",
+    "`isinstance.treespec, LeafSpec.` is deprecated",
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -137,6 +143,8 @@ def log_to(directory: Path | None) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
     logging.captureWarnings(True)
+    for irrelevant in IRRELEVANT:
+        warnings.filterwarnings("ignore", irrelevant)
     for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
         logger = logging.getLogger(name)
         logger.handlers.clear()

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,17 @@ from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.recorder import Recorder
 from downpour.checkpoints import newest_whole
-from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate, show
+from downpour.config import (
+    ConfigError,
+    NonNegativeInt,
+    PositiveInt,
+    build,
+    check,
+    check_arguments,
+    locate,
+    nearest,
+    show,
+)
 from downpour.failures import Stopped
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
@@ -58,12 +68,20 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: see `downpour.config.check`; or an algorithm and a data module that do not fit.
     """
-    settings = check_arguments(Settings, {name: v for name, v in config.items() if name not in GROUPS}, "")
+    settings = {name: value for name, value in config.items() if name not in GROUPS}
+    known = [field.name for field in fields(Settings)]
+    for name in settings.keys() - known:
+        raise ConfigError(name, show(settings[name]), f"there is no such key{nearest(name, [*known, *GROUPS])}")
+    settings = check_arguments(Settings, settings, "")
     groups = {name: check(config.get(name) or {}, name) for name in GROUPS}
     groups["debug"] = check_arguments(Debug, groups["debug"], "debug")
     for name in ("algo", "data", "trainer"):
         if "_target_" not in groups[name]:
             raise ConfigError(name, show(config.get(name)), "every run needs one; choose an option of the group")
+    for name in ("callbacks", "logger"):
+        for key, node in groups[name].items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                raise ConfigError(f"{name}.{key}", show(node), "names nothing that could be built: it has no _target_")
     algorithm: Any = locate(groups["algo"]["_target_"], "algo")
     data: Any = locate(groups["data"]["_target_"], "data")
     if data.stream not in algorithm.learns_from:

@@ -31,7 +31,7 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
     own = directories.read_config(directory, "resume")
     config = copy.deepcopy(own)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if override.key_or_group != "resume":
+        if override.key_or_group != "resume" and not _says_nothing_new(override, own, composed):
             _apply(override, config, composed)
     config["resume"] = str(directory)
     before, now = _processes(own), _processes(config)
@@ -45,17 +45,36 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
     return config
 
 
+def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:
+    """Whether the run has this already: its own command line with resume=DIR added must work."""
+    group, *path = override.key_or_group.split(".")
+    if group == "experiment":  # sets anything
+        return all(_same(own.get(name), composed[name]) for name in composed if name != "resume")
+    mine, theirs = own.get(group), composed.get(group)
+    for name in path:
+        mine = mine.get(name) if isinstance(mine, dict) else None
+        theirs = theirs.get(name) if isinstance(theirs, dict) else None
+    return _same(mine, theirs)
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return mine.keys() == theirs.keys() and all(_same(mine[name], theirs[name]) for name in mine)
+    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    return bool(mine == theirs) or (not mine and not theirs)
+
+
 def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, Any]) -> None:
     key, value = override.key_or_group, override.value()
-    group = key.partition(".")[0]
-    if override.is_delete() or (group not in ANEW and not (key in config and not isinstance(config[key], dict))):
-        free = ", ".join(name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED)
-        advice = f"a resumed run keeps its own; only {free} and {', '.join(ANEW)} may change. Leave it out"
-        raise ConfigError(key, "" if override.is_delete() else value, advice)
-    if key in FIXED:
-        raise ConfigError(key, show(value), "a resumed run keeps its own; leave it out")
+    group, *path = key.split(".")
+    is_setting = not path and key in config and not isinstance(config[key], dict)
+    if override.is_delete() or key in FIXED or (group not in ANEW and not is_setting):
+        settings = [name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED]
+        advice = f"a resumed run keeps its own, leave it out (only {', '.join([*settings, *ANEW])} may change)"
+        raise ConfigError(key, show(value), advice)
     if key in ANEW:
-        config[key] = copy.deepcopy(composed[key])
+        config[key] = copy.deepcopy(composed.get(key) or {})
         if key == "trainer":
             config["strategy"] = copy.deepcopy(composed["strategy"])
         return
@@ -65,7 +84,7 @@ def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, An
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or (last not in node and not override.is_add()):
         known = [f"{'.'.join(path)}.{name}" for name in node] if isinstance(node, dict) else list(config)
-        raise ConfigError(key, value, f"there is no such key in the run{nearest(key, known)}")
+        raise ConfigError(key, show(value), f"there is no such key in the run{nearest(key, known)}")
     node[last] = value
 
 
