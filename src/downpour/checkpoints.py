@@ -42,6 +42,15 @@ def install(directory: Path) -> None:
     _sync(directory)
 
 
+def settle(path: Path) -> Path:
+    """Before a run goes on from a checkpoint that had not got its name yet, give it: the next would overwrite it."""
+    if path.name != PARTIAL:
+        return path
+    os.replace(path, path.with_name(LAST))
+    _sync(path.parent)
+    return path.with_name(LAST)
+
+
 def mark_best(directory: Path) -> None:
     """Make best.ckpt a second name of last.ckpt: a link where the disk has them."""
     partial = (directory / BEST).with_suffix(".partial")

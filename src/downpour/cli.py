@@ -45,8 +45,8 @@ def train() -> None:
         _check_flags(arguments)
         _check_resume(arguments)
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
-    except Failed as failed:  # a job of a multirun, told when it failed
-        sys.exit(failed.code)
+    except Failed as told:  # a job of a multirun
+        sys.exit(told.code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
@@ -93,10 +93,10 @@ def is_leader() -> bool:
 
 
 def _exit(code: int) -> None:
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # the threads of a process group would abort an ordinary exit
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from downpour.worker import leave
+
+        leave(code)
     sys.exit(code)
 
 

@@ -11,14 +11,16 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 from pydantic import Field
 
 from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.recorder import Recorder
-from downpour.checkpoints import newest_whole
+from downpour.checkpoints import newest_whole, settle
 from downpour.config import (
     ConfigError,
     NonNegativeInt,
@@ -165,7 +167,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
     )
     algorithm, data, environment = build_parts(config, run)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
-    loggers = [RunFiles(directory, data.step_name)]
+    loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
     strategy = build_group(config, "strategy") if config["strategy"] else "auto"
     trainer = make_trainer(hardware, run, strategy, callbacks, loggers, config["debug"]["detect_anomaly"])
@@ -200,15 +202,25 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
 def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
     """The checkpoint to go on from; None where the run was ended before its first, and starts again.
 
+    Rank 0 chooses, for looking changes what there is: every rank must go on from the same one.
+
     Raises:
         ConfigError: all are damaged, or another algorithm's.
     """
+    chosen: list[Any] = [None]
+    if process()[0] == 0:
+        chosen[0] = _choose_checkpoint(directory, algorithm)
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _choose_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
     found = newest_whole(directory)
     if found is None:
         log.info("%s was ended before its first checkpoint: starting again", directory)
-        if process()[0] == 0:
-            for name in ("metrics.csv", "episodes.csv", "timing.csv"):
-                (directory / name).unlink(missing_ok=True)
+        for name in ("metrics.csv", "episodes.csv", "timing.csv"):
+            (directory / name).unlink(missing_ok=True)
         return None
     path, content = found
     mine = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
@@ -218,7 +230,7 @@ def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
     if theirs != {name: tuple(value.shape) for name, value in algorithm.state_dict().items()}:
         raise ConfigError("model", type(algorithm).__name__, f"the weights in {path} are of another shape")
     log.info("resuming from %s at step %d", path, content["step"])
-    return path
+    return settle(path)
 
 
 def summary(trainer: Trainer, data: Any, algorithm: Algorithm, begin: float) -> dict[str, Any]:

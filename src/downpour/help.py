@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from downpour.composition import CONF, composed, groups, options_of
 
@@ -82,16 +82,12 @@ def _option_notes(group: str, option: Any) -> dict[str, str]:
     path = CONF / group / f"{option}.yaml"
     if not path.is_file():
         return {}
-    content = OmegaConf.load(path)
-    bases = [base for base in content.get("defaults") or [] if isinstance(base, str)] if _is_mapping(content) else []
+    content: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    bases = [base for base in content.get("defaults", []) if isinstance(base, str)]
     notes: dict[str, str] = {}
     for base in bases:
         notes |= _option_notes(group, base)
     return notes | _notes(path.read_text())
-
-
-def _is_mapping(content: Any) -> bool:
-    return isinstance(content, DictConfig)
 
 
 def _notes(yaml_text: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Quicker starts: Lightning imported without what nobody here uses of it."""
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,9 +37,8 @@ class LeanTorchmetrics(MetaPathFinder):
 
 @contextmanager
 def _hidden() -> Iterator[None]:
-    from lightning_utilities.core import imports
-
-    cache: Any = imports.RequirementCache
+    imports: Any = importlib.import_module("lightning_utilities.core.imports")
+    cache = imports.RequirementCache
     available, check = imports.package_available, cache._check_available
 
     def check_visible(requirement: Any) -> None:

@@ -5,13 +5,15 @@ import signal
 if __name__ == "__main__":  # until training has handlers of its own, a signal just ends a rank, without a word
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+import contextlib
 import ctypes
+import multiprocessing.util
 import os
 import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -36,9 +38,7 @@ def main(config_file: str, directory: str, launcher: int) -> None:
             traceback.print_exc()
         failed = explain(error, Path(directory))
         report(Path(config_file).parent, process()[0], failed)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(failed.code)  # the group's threads would abort an ordinary exit, and the others must hear of it now
+        leave(failed.code)
 
 
 def take_part(config: Mapping[str, Any], directory: Path) -> None:
@@ -52,7 +52,7 @@ def take_part(config: Mapping[str, Any], directory: Path) -> None:
     dist.all_reduce(count)
     if int(count) != world_size:
         raise RuntimeError(f"{int(count)} processes answered, {world_size} were started")
-    agreed = [dict(config), directory]
+    agreed: list[Any] = [dict(config), directory]
     dist.broadcast_object_list(agreed, src=0)
     config, directory = agreed
     if rank == 0:
@@ -63,6 +63,15 @@ def take_part(config: Mapping[str, Any], directory: Path) -> None:
         directories.log_to(None)
         experiment.fit(config, directory)
     dist.destroy_process_group()  # Lightning leaves a gloo group to crash at exit
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now: in an ordinary exit the threads of a process group that has failed would abort or hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # ends what it has started, gives semaphores back
+    os._exit(code)
 
 
 def die_with(launcher: int) -> None:
