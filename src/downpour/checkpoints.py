@@ -65,15 +65,14 @@ def mark_best(directory: Path) -> None:
 
 def newest_whole(
     directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
-) -> tuple[Path, dict[str, Any]] | None:
-    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content on the CPU;
-    None if there never was one.
+) -> tuple[Path, dict[str, Any]]:
+    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
 
     Args:
         names: which to try, in this order.
 
     Raises:
-        ConfigError: there are some, all damaged.
+        ConfigError: there is none.
     """
     damaged = []
     for name in names:
@@ -82,18 +81,24 @@ def newest_whole(
             continue
         try:
             content = read(path)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
             if name != PARTIAL:
                 damaged.append(name)
-                log.debug("%s cannot be read: %s", path, error)
+                reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+                log.warning("%s cannot be read (%s)", path, reason)
             continue
         if damaged:
-            log.warning("%s damaged: falling back to %s, at step %d", " and ".join(damaged), path, content["step"])
+            log.warning("falling back from %s to %s, of step %d", ", ".join(damaged), path, content["step"])
         return path, content
-    if damaged:
-        advice = f"its checkpoints are all damaged ({', '.join(damaged)}): restore one, or train anew in another"
-        raise ConfigError("resume", directory, f"{advice} directory with the settings of its config.yaml")
-    return None
+    raise ConfigError(
+        message=f"{directory}: no whole checkpoint"
+        + (f" ({', '.join(damaged)} damaged): restore one, or train anew in another directory" if damaged else "")
+    )
+
+
+def any_checkpoint(directory: Path) -> bool:
+    """Whether the run has ever been saved, whatever state its checkpoints are in."""
+    return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS, BEST))
 
 
 def read(path: Path) -> dict[str, Any]:

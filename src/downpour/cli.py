@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from downpour import composition
+from downpour import composition, sweeps
 from downpour.config import ConfigError
 from downpour.failures import BAD_INPUT, FAILED, Failed, explain, say
 
@@ -35,6 +35,7 @@ def train() -> None:
     # Hydra would print and exit by itself; its messages name its own machinery instead of the key.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
+    sweeps.register()
     arguments = sys.argv[1:]
     try:
         if {"-h", "--help"} & set(arguments):

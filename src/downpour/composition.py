@@ -16,7 +16,6 @@ from omegaconf.errors import OmegaConfBaseException
 from downpour.config import nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-IN_SWEEP_EXTRA = ("joblib", "submitit_local", "submitit_slurm", "optuna")
 
 
 def explain(error: Exception) -> str:
@@ -63,8 +62,8 @@ def _no_option(found: re.Match[str], text: str) -> str:
     group, _, name = found.group(1).rpartition("/")
     if not group:
         return f"{name}: there is no such configuration"
-    if group in ("hydra/launcher", "hydra/sweeper") and name in IN_SWEEP_EXTRA:
-        return f"{group}={name}: comes with the extra `sweep`; pip install 'downpour[sweep]'"
+    if answer := sweeps.missing(group, name):
+        return answer
     options = [option for option in re.findall(r"^\t(\w+)$", text, re.MULTILINE) if not option.startswith("_")]
     if not options:
         return f"{group}={name}: there is no such group{nearest(group, groups())}"

@@ -20,7 +20,7 @@ from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.recorder import Recorder
-from downpour.checkpoints import newest_whole, settle
+from downpour.checkpoints import any_checkpoint, newest_whole, settle
 from downpour.config import (
     ConfigError,
     NonNegativeInt,
@@ -216,21 +216,29 @@ def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
 
 
 def _choose_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
-    found = newest_whole(directory)
-    if found is None:
+    if not any_checkpoint(directory):
         log.info("%s was ended before its first checkpoint: starting again", directory)
         for name in ("metrics.csv", "episodes.csv", "timing.csv"):
             (directory / name).unlink(missing_ok=True)
         return None
-    path, content = found
-    mine = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
-    if content["algorithm"] != mine:
-        raise ConfigError("algo", mine, f"{path} was written by {content['algorithm']}")
+    path, content = newest_whole(directory)
+    check_origin(content, algorithm, path)
     theirs = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
     if theirs != {name: tuple(value.shape) for name, value in algorithm.state_dict().items()}:
         raise ConfigError("model", type(algorithm).__name__, f"the weights in {path} are of another shape")
     log.info("resuming from %s at step %d", path, content["step"])
     return settle(path)
+
+
+def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -> None:
+    """Refuse a checkpoint that another algorithm wrote.
+
+    Raises:
+        ConfigError: it did.
+    """
+    mine = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
+    if content["algorithm"] != mine:
+        raise ConfigError("algo", mine, f"{path} was written by {content['algorithm']}")
 
 
 def summary(trainer: Trainer, data: Any, algorithm: Algorithm, begin: float) -> dict[str, Any]:

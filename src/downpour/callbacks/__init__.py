@@ -1,9 +1,10 @@
-"""What watches a run: evaluation, records, checkpoints, progress."""
+"""What watches a run: evaluation, records, checkpoints, progress, films."""
 
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.early_stop import EarlyStop
 from downpour.callbacks.evaluation import Evaluation
 from downpour.callbacks.progress import Progress
 from downpour.callbacks.recorder import Recorder
+from downpour.callbacks.video import Video
 
-__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder"]
+__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder", "Video"]
