@@ -26,7 +26,8 @@ class TrainingError(RuntimeError):
 class Algorithm(LightningModule):
     """A learning rule. A subclass gives `loss`; one that acts gives `act` too.
 
-    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`.
+    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`. Rules
+    that learn from rows in the order they happened shape their own `batches`.
 
     Attributes:
         learns_from: names of the streams whose rounds it understands.
@@ -59,6 +60,17 @@ class Algorithm(LightningModule):
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
         raise TypeError(f"{type(self).__name__} does not act")
 
+    def batches(self, round: TensorDict) -> Iterable[TensorDict]:
+        """What each gradient step of a round learns from; asked for one by one, between the steps."""
+        return round.unbind(0)
+
+    def update(self, batch: TensorDict) -> Tensor:
+        """Make one gradient step; returns the loss before it."""
+        loss, metrics = self.loss(batch)
+        self.latest.update(metrics)
+        self.gradient_step(loss)
+        return loss.detach()
+
     def training_step(self, round: TensorDict, batch_idx: int) -> None:
         """Make the gradient steps of one round.
 
@@ -66,14 +78,9 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        total: Tensor | float = 0.0
-        for batch in round.unbind(0):
-            loss, metrics = self.loss(batch)
-            self.latest.update(metrics)
-            self.gradient_step(loss)
-            total = total + loss.detach()
-        if len(round):
-            self.latest["loss"] = mean = float(total) / len(round)
+        losses = [self.update(batch) for batch in self.batches(round)]
+        if losses:
+            self.latest["loss"] = mean = float(torch.stack(losses).mean())
             if not np.isfinite(mean):
                 raise TrainingError(self.explain(mean, round))
         self.learning_seconds += time.perf_counter() - begin

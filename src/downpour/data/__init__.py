@@ -1,5 +1,6 @@
 """Where rounds come from: streams of experience."""
 
 from downpour.data.replay_data import ReplayData
+from downpour.data.rollout_data import EpisodeData, RolloutData
 
-__all__ = ["ReplayData"]
+__all__ = ["EpisodeData", "ReplayData", "RolloutData"]

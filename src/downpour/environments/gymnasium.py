@@ -11,6 +11,7 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on std
 import gymnasium as gym
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import ClipAction
 
 from downpour.config import ConfigError, PositiveInt
 
@@ -71,7 +72,10 @@ class Gymnasium:
         return _flat(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
-        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen."""
+        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen.
+
+        Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none.
+        """
         is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
         if has_own:
@@ -89,7 +93,7 @@ class Gymnasium:
             raise ConfigError(
                 "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
             )
-        return environments
+        return ClipAction(environments) if isinstance(self.action_space, spaces.Box) else environments
 
 
 def _flat(environment: gym.Env) -> Any:
