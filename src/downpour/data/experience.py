@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Experience(LightningDataModule):
-    """A stream that collects a block of experience for each round. A subclass gives `_next_round`, `capture`, `restore`.
+    """A stream that collects a block of experience for each round; a subclass says how it is shaped and saved.
 
     Attributes:
         spaces: what the algorithm is built from.
