@@ -1,5 +1,10 @@
-"""Worlds to act in: Gymnasium environments, alone and in vectors."""
+"""Worlds to act in: Gymnasium environments, alone and in vectors, and small ones of our own."""
+
+from gymnasium import register
 
 from downpour.environments.gymnasium import Gymnasium
+
+register("downpour/ContextualBandit-v0", "downpour.environments.bandits:ContextualBandit")
+register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
 
 __all__ = ["Gymnasium"]
