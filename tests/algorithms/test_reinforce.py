@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from tensordict import TensorDict
+from tests.training import algorithm, resumes_exactly, train
 from torch import Tensor, nn
 
 from downpour.algorithms.reinforce import Reinforce, score_function_loss
@@ -16,7 +17,6 @@ from downpour.config import ConfigError
 from downpour.environments.bandits import ContextualBandit, ContinuousBandit
 from downpour.networks import Linear
 from downpour.networks.heads import Categorical, Gaussian, Head, MixtureOfGaussians
-from tests.training import algorithm, resumes_exactly, train
 
 CONTEXTS = {2: torch.tensor([[0.5, -1.0], [-0.3, 0.2], [1.0, 0.9]]), 1: torch.tensor([[-0.8], [0.1], [0.9]])}
 GRID = torch.linspace(-9, 9, 6001)
@@ -184,9 +184,7 @@ def test_a_baseline_takes_its_part_off() -> None:
         (("env=frozen_lake", "algo.normalize_observations=true"), "have no mean"),
     ],
 )
-def test_wrong_pairings_are_answered_with_right_ones(
-    tmp_path: Path, overrides: tuple[str, ...], message: str
-) -> None:
+def test_wrong_pairings_are_answered_with_right_ones(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         algorithm(tmp_path, "algo=reinforce", *overrides)
 
