@@ -88,13 +88,16 @@ class Algorithm(LightningModule):
     def gradient_step(self, loss: Tensor) -> None:
         """Descend one step on `loss`; under data parallelism the gradients of all ranks are averaged first."""
         optimizer: Any = self.optimizers()
+        self.descend(loss, optimizer, self.parameters())
+        self.gradient_steps += 1
+
+    def descend(self, loss: Tensor, optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+        """One step of one optimizer, on the parameters it holds."""
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.gradient_clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
-            self.latest["gradient_norm"] = norm
+            self.latest["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         optimizer.step()
-        self.gradient_steps += 1
 
     def on_train_epoch_end(self) -> None:
         """The stream, not a count of epochs, ends the run."""
@@ -113,6 +116,13 @@ class Algorithm(LightningModule):
         else:
             cause = "lower optimizer.lr or set algo.gradient_clip"
         return f"the loss is {loss} near gradient step {self.gradient_steps}: {cause}"
+
+    def capture(self) -> dict[str, Any]:
+        """What this rank alone knows and the next number depends on, as plain data; weights are saved anyway."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gradient_steps"] = self.gradient_steps

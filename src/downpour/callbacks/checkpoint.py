@@ -106,7 +106,7 @@ class Checkpoint(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
-        mine = {"stream": data.capture(), "generators": capture_generators()}
+        mine = {"stream": data.capture(), "algorithm": pl_module.capture(), "generators": capture_generators()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
         checkpoint["ranks"] = gather([mine])
@@ -129,6 +129,7 @@ class Checkpoint(Callback):
         checkpoint, self._loaded = self._loaded, None
         mine = checkpoint["ranks"][self.run.rank]
         trainer.datamodule.restore(mine["stream"])
+        pl_module.restore(mine["algorithm"])
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])
