@@ -18,7 +18,7 @@ from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint, Stopped, newest_whole
 from downpour.callbacks.recorder import Recorder
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate
-from downpour.loggers.files import RunFiles
+from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware
 
@@ -74,15 +74,20 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build(config["env"]) if config["env"] else None
     data = build(config["data"], environment=environment, run=run)
+    algorithm = build_algorithm(config, data.spaces)
+    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    return algorithm, data, environment
+
+
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
     seed_all(config["seed"])
-    algorithm = build(
+    return build(
         config["algo"],
-        **data.spaces,
+        **spaces,
         network=lambda input_space, outputs: build(config["model"], input_space=input_space, outputs=outputs),
         optimizer=lambda parameters: build(config["optimizer"], params=parameters),
     )
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
-    return algorithm, data, environment
 
 
 def seed_all(seed: int) -> None:
@@ -119,12 +124,13 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
     loggers = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
+    strategy = build(config["strategy"]) if config["strategy"] else "auto"
     trainer = Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices,
         num_nodes=hardware.nodes,
-        strategy=build(config["strategy"]) if config["strategy"] else "auto",
-        precision=hardware.precision,
+        strategy=strategy,
+        **hardware.arithmetic(strategy),
         deterministic=hardware.deterministic,
         detect_anomaly=config["debug"]["detect_anomaly"],
         callbacks=callbacks,
@@ -151,12 +157,16 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
         status = "stopped"
         raise
     finally:
-        if trainer.is_global_zero:
-            summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
-            directories.write_summary(directory, summary)
-        with contextlib.suppress(Exception):
+        try:
+            if trainer.is_global_zero:
+                summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
+                directories.write_summary(directory, summary)
+        finally:
             for logger in trainer.loggers:
-                logger.finalize("success" if status == "finished" else "failed")
+                with contextlib.suppress(Exception):
+                    logger.finalize("success" if status == "finished" else "failed")
+                    if isinstance(logger, WandB):
+                        logger.close(status)
     value = trainer.callback_metrics.get("eval/return_mean")
     return None if value is None else float(value)
 

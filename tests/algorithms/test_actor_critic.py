@@ -179,12 +179,19 @@ def test_the_ornstein_uhlenbeck_path() -> None:
     np.testing.assert_array_equal(other.draw((500, 1), rng), expected)
 
 
-SMALL = ("env=pendulum", "data.warmup=100", "algo.random_steps=150", "data.batch_size=32", "data.updates=4", "model.hidden=[16]")
+SMALL = (
+    "env=pendulum",
+    "data.warmup=100",
+    "algo.random_steps=150",
+    "data.batch_size=32",
+    "data.updates=4",
+    "model.hidden=[16]",
+)
 
 
 @pytest.mark.parametrize("rule", ["algo=actor_critic", "algo=td3"])
 def test_it_resumes_exactly(tmp_path: Path, rule: str) -> None:
-    resumes_exactly(tmp_path, rule, "algo/noise=ornstein_uhlenbeck", *SMALL)
+    resumes_exactly(tmp_path, rule, *NOISE, *SMALL)
 
 
 def test_discrete_actions_are_answered_with_rules_for_them(tmp_path: Path) -> None:

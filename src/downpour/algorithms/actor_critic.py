@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.dqn import move_towards
 from downpour.algorithms.noise import GaussianNoise
-from downpour.algorithms.q_learning import td_target
+from downpour.algorithms.q_learning import td_target, weighted_mean
 from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from downpour.networks.features import Features
 
@@ -118,16 +118,14 @@ class ActorCritic(Algorithm):
         td_error = target - value
         if "td_error" in batch:  # prioritized replay reads it back
             batch["td_error"].copy_(td_error.detach().abs().mean(0))
-        weight = batch["weight"]
-        loss = (weight * td_error.square()).sum() / weight.count_nonzero().clamp(min=1)
-        return loss, {"q_mean": value.detach().mean(), "td_error": td_error.detach().abs().mean()}
+        loss = weighted_mean(td_error.square().sum(0), batch.get("weight"))
+        return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}
 
     def actor_loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus G(theta^A) of (63); the critic is only looked at."""
         observation = batch["observation"]
         value = self.frozen_q(observation, self.deterministic(self.actor, observation))[0]
-        weight = batch["weight"]
-        loss = -(weight * value).sum() / weight.count_nonzero().clamp(min=1)
+        loss = -weighted_mean(value, batch.get("weight"))
         return loss, {"actor_loss": loss.detach()}
 
     def frozen_q(self, observation: Tensor, action: Tensor) -> Tensor:

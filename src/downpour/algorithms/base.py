@@ -53,7 +53,7 @@ class Algorithm(LightningModule):
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to descend on for one batch, and metrics by name."""
+        """The scalar to descend on for one batch, and metrics by name; of one with many values the mean is recorded."""
         raise TypeError(f"{type(self).__name__} gives no loss")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:

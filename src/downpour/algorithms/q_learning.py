@@ -29,6 +29,13 @@ def huber(td_error: Tensor) -> Tensor:
     return nn.functional.huber_loss(td_error, torch.zeros_like(td_error), reduction="none")
 
 
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean over the transitions of a batch [batch]; one of weight 0 is none."""
+    if weight is None:
+        return losses.mean()
+    return (weight * losses).sum() / weight.count_nonzero().clamp(min=1)
+
+
 LOSSES = {"squared": squared, "huber": huber}
 
 
@@ -96,6 +103,5 @@ class QLearning(Algorithm):
         td_error = target - value
         if "td_error" in batch:  # prioritized replay reads it back
             batch["td_error"].copy_(td_error.detach())
-        weight = batch["weight"]
-        loss = (weight * self.loss_function(td_error)).sum() / weight.count_nonzero().clamp(min=1)
-        return loss, {"q_mean": value.detach().mean(), "td_error": td_error.detach().abs().mean()}
+        loss = weighted_mean(self.loss_function(td_error), batch.get("weight"))
+        return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}

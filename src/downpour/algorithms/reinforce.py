@@ -77,7 +77,7 @@ class Reinforce(StochasticPolicy):
         entropy = self.entropy(outputs)
         loss = score_function_loss(log_prob, advantage, episodes)
         loss = loss - self.entropy_coefficient * entropy.sum() / episodes + self.value_coefficient * value_loss
-        metrics = {"entropy": entropy.detach().mean(), "advantage_std": advantage.std(correction=0)}
+        metrics = {"entropy": entropy.detach(), "advantage_std": advantage.std(correction=0)}
         if self.baseline == "value":
             metrics["value_loss"] = torch.as_tensor(value_loss).detach()
         return loss, metrics

@@ -49,7 +49,7 @@ class Recorder(Callback):
         """Write down what happened since the last record."""
         self._recorded = step
         data = trainer.datamodule
-        metrics = {f"train/{name}": float(value) for name, value in algorithm.latest.items()}
+        metrics = {f"train/{name}": float(torch.as_tensor(value).mean()) for name, value in algorithm.latest.items()}
         metrics["train/gradient_steps"] = algorithm.gradient_steps
         episodes = gather(data.take_episodes()) if hasattr(data, "take_episodes") else []
         if episodes:

@@ -77,6 +77,7 @@ class ReplayData(Experience):
         self.seconds["replay"] = 0.0
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
+        self._can_draw = False
 
     def _start(self) -> None:
         self.memory.extend(self.collector.start())
@@ -86,11 +87,12 @@ class ReplayData(Experience):
         self.memory.extend(self.collector.collect(self.round_steps, self._act))
         begin = time.perf_counter()
         if not self.replays:
-            batch = self.memory.latest(min(self.round_steps, self.memory.count // self.num_envs - self.n_step))
+            complete = self.memory.count // self.num_envs - self.n_step
+            batch = self.memory.latest(max(0, min(self.round_steps, complete)))
             if self.run.world_size == 1:  # ranks must make equal numbers of gradient steps; one process need not
                 batch = batch[batch["weight"].any(1)]
-        elif self.step <= self.warmup:
-            batch = self.memory.sample(1, self.batch_size)[:0]
+        elif self.step <= self.warmup or not self._draws():
+            batch = self.memory.transitions(torch.empty(0, dtype=torch.long)).view(0, self.batch_size)
         else:
             beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
             batch = self.memory.sample(self.updates, self.batch_size, beta)
@@ -98,13 +100,17 @@ class ReplayData(Experience):
         self._round = batch
         return batch
 
+    def _draws(self) -> bool:
+        self._can_draw = self._can_draw or self.memory.has_transitions()
+        return self._can_draw
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Keep the round that the learner sees (on its device), to read its TD errors back."""
         self._round = batch
         return batch
 
     def _learn_priorities(self) -> None:
-        if self._round is not None and "td_error" in self._round and self._round.numel():
+        if self._round is not None and "td_error" in self._round and len(self._round):
             self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
         self._round = None
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib
 import logging
 import os
 from typing import Any, Literal
@@ -9,9 +10,9 @@ from typing import Any, Literal
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers.vector import ClipAction
+from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 
 from downpour.config import ConfigError, PositiveInt
 
@@ -50,8 +51,11 @@ class Gymnasium:
             max_episode_steps,
             kwargs or {},
         )
+        module, _, name = id.rpartition(":")
         try:
-            self.spec = gym.spec(id)
+            if module:
+                importlib.import_module(module)
+            self.spec = gym.spec(name)
         except (gym.error.Error, ModuleNotFoundError) as error:
             raise ConfigError("env.id", id, _unknown(id, error)) from None
         if max_episode_steps is not None:
@@ -93,7 +97,15 @@ class Gymnasium:
             raise ConfigError(
                 "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
             )
-        return ClipAction(environments) if isinstance(self.action_space, spaces.Box) else environments
+        return _Clipped(environments) if isinstance(self.action_space, spaces.Box) else environments
+
+
+class _Clipped(VectorActionWrapper):
+    """Takes any action; the environments get the nearest one within the bounds. The spaces stay what they are."""
+
+    def actions(self, actions: Any) -> Any:
+        space: Any = self.single_action_space
+        return np.clip(actions, space.low, space.high)
 
 
 def _flat(environment: gym.Env) -> Any:

@@ -15,18 +15,21 @@ class Features(nn.Module):
 
     Attributes:
         size: length of the vector.
+        is_identity: the input is such a vector already, so that the layer may be left out.
     """
 
     def __init__(self, space: gym.Space):
         super().__init__()
         self.classes = self.start = 0
         self.scale = 1.0
+        self.is_identity = False
         if isinstance(space, spaces.Discrete):
             self.classes, self.start = int(space.n), int(space.start)
             self.size = self.classes
         elif isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
             self.size = int(torch.Size(space.shape).numel())
             self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
+            self.is_identity = len(space.shape) == 1 and space.dtype in ("float32", "float64")
         else:
             raise ConfigError("env.id", type(space).__name__, "observations of this kind cannot be fed to a network")
 

@@ -35,9 +35,9 @@ class MLP(nn.Module):
             activation: sigma of (66).
         """
         super().__init__()
-        self.features = Features(input_space)
-        layers: list[nn.Module] = []
-        width = self.features.size
+        features = Features(input_space)
+        layers: list[nn.Module] = [] if features.is_identity else [features]
+        width = features.size
         for size in hidden:
             layers += [nn.Linear(width, size), ACTIVATIONS[activation]()]
             width = size
@@ -45,4 +45,4 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
-        return self.layers(self.features(x))
+        return self.layers(x)
