@@ -179,14 +179,8 @@ def test_the_ornstein_uhlenbeck_path() -> None:
     np.testing.assert_array_equal(other.draw((500, 1), rng), expected)
 
 
-SMALL = (
-    "env=pendulum",
-    "data.warmup=100",
-    "algo.random_steps=150",
-    "data.batch_size=32",
-    "data.updates=4",
-    "model.hidden=[16]",
-)
+SMALL = ("env=pendulum", "data.warmup=100", "data.batch_size=32", "data.updates=4", "model.hidden=[16]")
+NOISE = ("algo/noise=ornstein_uhlenbeck", "algo.random_steps=150")
 
 
 @pytest.mark.parametrize("rule", ["algo=actor_critic", "algo=td3"])
