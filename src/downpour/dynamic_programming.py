@@ -127,3 +127,25 @@ def finite_horizon(mdp: MDP, horizon: int, gamma: float = 1.0) -> tuple[Floats, 
         q = action_values(mdp, v[n], gamma)
         v[n + 1], policy[n] = q.max(1), q.argmax(1)
     return v, policy
+
+
+def visit_frequencies(mdp: MDP, policy: NDArray[Any], start: Floats) -> Floats:
+    """How often each state is acted in when episodes of a policy follow each other for ever, [states], of sum 1."""
+    transition, _ = under_policy(mdp, policy)
+    visits = np.linalg.solve(np.eye(len(start)) - transition.T, start)
+    return visits / visits.sum()
+
+
+def td_fixed_point(mdp: MDP, policy: NDArray[Any], start: Floats, features: Floats, gamma: float) -> Floats:
+    """The weights [features] that linear TD(0), (60), converges to when it follows the policy.
+
+    They solve phi^T D (phi - gamma P phi) theta = phi^T D r, D the frequency of visits (Tsitsiklis and Van Roy 1997).
+    Of several solutions the least is returned.
+
+    Args:
+        features: phi(x) of every state, [states, features].
+    """
+    transition, reward = under_policy(mdp, policy)
+    weighted = features.T * visit_frequencies(mdp, policy, start)
+    system = weighted @ (features - gamma * transition @ features)
+    return np.linalg.lstsq(system, weighted @ reward, rcond=None)[0]

@@ -32,3 +32,15 @@ def generalized_advantage(
     """
     delta = reward + gamma * ~terminated * value[1:] - value[:-1]
     return sums_to_come(delta, gamma * trace * ~ended)
+
+
+def n_step_returns(
+    reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, steps: int
+) -> Tensor:
+    """Sum of `steps` rewards, then the value; fewer where episode or rows end. As `generalized_advantage`."""
+    bootstrap = gamma * ~terminated * value[1:]
+    result = reward + bootstrap
+    for _ in range(1, steps):
+        longer = torch.cat([gamma * result[1:], bootstrap[-1:]])
+        result = reward + torch.where(ended, bootstrap, longer)
+    return result

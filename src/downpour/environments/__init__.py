@@ -6,5 +6,6 @@ from downpour.environments.gymnasium import Gymnasium
 
 register("downpour/ContextualBandit-v0", "downpour.environments.bandits:ContextualBandit")
 register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
+register("downpour/RandomWalk-v0", "downpour.environments.random_walk:RandomWalk")
 
 __all__ = ["Gymnasium"]
