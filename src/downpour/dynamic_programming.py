@@ -100,7 +100,7 @@ def policy_evaluation(mdp: MDP, policy: NDArray[Any], gamma: float) -> Floats:
         numpy.linalg.LinAlgError: gamma = 1 and the policy never ends.
     """
     transition, reward = under_policy(mdp, policy)
-    return np.linalg.solve(np.eye(len(reward)) - gamma * transition, reward)
+    return np.asarray(np.linalg.solve(np.eye(len(reward)) - gamma * transition, reward), np.float64)
 
 
 def policy_iteration(mdp: MDP, gamma: float) -> Solution:
@@ -148,4 +148,4 @@ def td_fixed_point(mdp: MDP, policy: NDArray[Any], start: Floats, features: Floa
     transition, reward = under_policy(mdp, policy)
     weighted = features.T * visit_frequencies(mdp, policy, start)
     system = weighted @ (features - gamma * transition @ features)
-    return np.linalg.lstsq(system, weighted @ reward, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(system, weighted @ reward, rcond=None)[0], np.float64)

@@ -26,6 +26,12 @@ class ActorCritic(Algorithm):
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
     num_critics: ClassVar[int] = 1
     outputs_per_action: ClassVar[int] = 1
+    centre: Tensor
+    scale: Tensor
+    actor: nn.Module
+    target_actor: nn.Module
+    critics: nn.ModuleList
+    target_critics: nn.ModuleList
 
     def __init__(
         self,
@@ -137,7 +143,8 @@ class ActorCritic(Algorithm):
 
     def update(self, batch: TensorDict) -> Tensor:
         loss, metrics = self.critic_loss(batch)
-        critic_optimizer, actor_optimizer, *_ = self.optimizers()  # type: ignore[misc]
+        optimizers: Any = self.optimizers()
+        critic_optimizer, actor_optimizer = optimizers[:2]
         self.descend(loss, critic_optimizer, self.critics.parameters())
         self.gradient_steps += 1
         self.latest.update(metrics)

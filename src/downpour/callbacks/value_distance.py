@@ -64,8 +64,8 @@ class ValueDistance(Callback):
 
 def reachable(mdp: dp.MDP, start: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which states some policy visits and acts in, [states]."""
-    found = start > 0
-    possible = (mdp.transition > 0).any(1)
+    found: Any = start > 0
+    possible: Any = (mdp.transition > 0).any(1)
     while True:
         wider = found | possible[found].any(0)
         if (wider == found).all():

@@ -34,13 +34,13 @@ class RolloutData(Experience):
             round_steps: steps of each environment in a round.
         """
         super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
-        self._last: TensorDict | None = None
+        self._last: Any = None
 
     def _start(self) -> None:
         self._last = self.collector.start()
 
     def _next_round(self) -> TensorDict:
-        rows = torch.cat([self._last, self.collector.collect(self.round_steps, self._act)])
+        rows: Any = torch.cat([self._last, self.collector.collect(self.round_steps, self._act)])
         self._last = rows[-1:].clone()
         rows["weight"] = (~rows["first"]).float()
         rows["weight"][0] = 0
@@ -111,7 +111,7 @@ class EpisodeData(Experience):
             longest = torch.tensor(self.collector.vector_steps)
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             self.collector.vector_steps = int(longest)
-        rows = torch.cat(blocks)
+        rows: Any = torch.cat(blocks)
         ends = (rows["terminated"] | rows["truncated"]).long()
         ended_before = ends.cumsum(0) - ends
         rows["weight"] = (~rows["first"] & (ended_before < self.episodes_each)).float()

@@ -37,6 +37,8 @@ class _Bandit(gym.Env):
 class ContextualBandit(_Bandit):
     """X uniform on the square [-1, 1]^2, K actions; f(x, a) = x . (cos 2 pi a / K, sin 2 pi a / K)."""
 
+    action_space: spaces.Discrete
+
     def __init__(self, actions: int = 3, noise: float = 0.0, render_mode: str | None = None):
         """
         Args:

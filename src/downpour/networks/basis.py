@@ -19,6 +19,10 @@ class Basis(nn.Module):
     2018, section 9.5).
     """
 
+    low: Tensor
+    width: Tensor
+    powers: Tensor
+
     def __init__(
         self,
         input_space: gym.Space,

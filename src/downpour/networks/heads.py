@@ -76,6 +76,10 @@ class _Shifted(CategoricalDistribution):
 class _Continuous(Head):
     """Actions are measured from the middle of their bounds, in half their width; as they are where there are none."""
 
+    centre: Tensor
+    scale: Tensor
+    log_sigma: Tensor
+
     def __init__(self, action_space: gym.Space, sigma: float, learn_sigma: bool):
         super().__init__()
         name = type(self).__name__
