@@ -23,7 +23,8 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 class Algorithm(LightningModule):
     """A learning rule. A subclass gives `loss`; one that acts gives `act` too.
 
-    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`.
+    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`. Rules
+    that learn from rows in the order they happened shape their own `batches`.
 
     Attributes:
         learns_from: names of the streams whose rounds it understands.
@@ -56,6 +57,17 @@ class Algorithm(LightningModule):
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
         raise TypeError(f"{type(self).__name__} does not act")
 
+    def batches(self, round: TensorDict) -> Iterable[TensorDict]:
+        """What each gradient step of a round learns from; asked for one by one, between the steps."""
+        return round.unbind(0)
+
+    def update(self, batch: TensorDict) -> Tensor:
+        """Make one gradient step; returns the loss before it."""
+        loss, metrics = self.loss(batch)
+        self.latest.update(metrics)
+        self.gradient_step(loss)
+        return loss.detach()
+
     def training_step(self, round: TensorDict, batch_idx: int) -> None:
         """Make the gradient steps of one round.
 
@@ -63,13 +75,8 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        losses = []
-        for batch in round.unbind(0):
-            loss, metrics = self.loss(batch)
-            self.gradient_step(loss)
-            losses.append(loss.detach())
-        if len(round):
-            self.latest.update(metrics)
+        losses = [self.update(batch) for batch in self.batches(round)]
+        if losses:
             self.latest["loss"] = mean = float(torch.stack(losses).mean())
             if not np.isfinite(mean):
                 raise TrainingError(self.explain(mean, round))
@@ -78,13 +85,16 @@ class Algorithm(LightningModule):
     def gradient_step(self, loss: Tensor) -> None:
         """Descend one step on `loss`; under data parallelism the gradients of all ranks are averaged first."""
         optimizer: Any = self.optimizers()
+        self.descend(loss, optimizer, self.parameters())
+        self.gradient_steps += 1
+
+    def descend(self, loss: Tensor, optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+        """One step of one optimizer, on the parameters it holds."""
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.gradient_clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.parameters(), self.gradient_clip)
-            self.latest["gradient_norm"] = norm
+            self.latest["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         optimizer.step()
-        self.gradient_steps += 1
 
     def on_train_epoch_end(self) -> None:
         """The stream, not a count of epochs, ends the run."""
@@ -103,6 +113,13 @@ class Algorithm(LightningModule):
         else:
             cause = "lower optimizer.lr or set algo.gradient_clip"
         return f"the loss is {loss} near gradient step {self.gradient_steps}: {cause}"
+
+    def capture(self) -> dict[str, Any]:
+        """What this rank alone knows and the next number depends on, as plain data; weights are saved anyway."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gradient_steps"] = self.gradient_steps

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from downpour.algorithms.q_learning import QLearning
-from downpour.config import Fraction, PositiveInt
+from downpour.config import ConfigError, Fraction, PositiveInt
 
 
 class DQN(QLearning):
@@ -30,6 +30,8 @@ class DQN(QLearning):
             target_tau: theta^- moves this part of the way to theta (1: a copy).
         """
         super().__init__(*args, **kwargs)
+        if target_network and self.gradient == "residual":
+            raise ConfigError("algo.gradient", "residual", "needs algo.target_network=false")
         self.target_every, self.target_tau = target_every, target_tau
         self.target_q = copy.deepcopy(self.q).requires_grad_(False) if target_network else None
 

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 import gymnasium as gym
 import numpy as np
 import torch
+import torch.distributed as dist
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ class QLearning(Algorithm):
     """Act epsilon-greedily on Q(x, a; theta), move Q(X_t, A_t) towards Y_t."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+    visits: Tensor | None
 
     def __init__(
         self,
@@ -56,6 +58,8 @@ class QLearning(Algorithm):
         evaluation_epsilon: Probability = 0.0,
         loss: Literal["squared", "huber"] = "squared",
         clip_td_error: PositiveFloat | None = None,
+        gradient: Literal["semi", "residual"] = "semi",
+        step_size: Literal["constant", "visits"] = "constant",
         gradient_clip: PositiveFloat | None = None,
     ):
         """
@@ -65,18 +69,32 @@ class QLearning(Algorithm):
             evaluation_epsilon: the same when exploration is off.
             loss: of the TD error.
             clip_td_error: TD errors beyond this count as this (Mnih et al. 2015, Methods: 1).
+            gradient: `semi` treats Y_t as a constant, (53); `residual` descends on (50) itself, (51), Y_t included
+                (Baird 1995).
+            step_size: `visits` multiplies the optimizer's step by 1 / n(x, a), n the visits to this pair so far.
 
         Raises:
-            ConfigError: the actions are not discrete.
+            ConfigError: the actions are not discrete, or switches that exclude each other.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"chooses among discrete actions, this environment's are {action_space}; use algo=actor_critic"
-            raise ConfigError("algo", type(self).__name__, advice)
+            advice = f"chooses among discrete actions, this environment's are {action_space}"
+            raise ConfigError("algo", type(self).__name__, f"{advice}; use algo=actor_critic, td3, sac or ppo")
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
         self.q = network(observation_space, self.num_actions)
+        if gradient == "residual" and clip_td_error is not None:
+            raise ConfigError("algo.clip_td_error", clip_td_error, "needs algo.gradient=semi; use null")
+        self.gradient = gradient
+        visits = None
+        if step_size == "visits":
+            if not isinstance(observation_space, spaces.Discrete):
+                advice = f"counts states, and observations are {observation_space}; use constant, or env=frozen_lake"
+                raise ConfigError("algo.step_size", step_size, advice)
+            self.first_state = int(observation_space.start)
+            visits = torch.zeros(int(observation_space.n), self.num_actions)
+        self.register_buffer("visits", visits)
 
     @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
@@ -92,10 +110,28 @@ class QLearning(Algorithm):
         """max_a Q(x, a; theta): [batch, ...] -> [batch]."""
         return self.q(observation).amax(-1)
 
+    def state_values(self, observation: Tensor) -> Tensor:
+        """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
+        return self.q(observation).amax(-1)
+
+    @torch.no_grad()
+    def visited(self, batch: TensorDict, action: Tensor) -> Tensor:
+        """Count the pairs of a batch, those of all ranks together; returns 1 / n(x, a) of each [batch]."""
+        assert self.visits is not None
+        state = batch["observation"].long() - self.first_state
+        new = torch.zeros_like(self.visits)
+        counted = batch.get("weight")
+        counted = torch.ones_like(batch["reward"]) if counted is None else (counted > 0).to(new)
+        new.index_put_((state, action), counted, accumulate=True)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(new)
+        self.visits += new
+        return counted / self.visits[state, action].clamp(min=1)
+
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         action = (batch["action"] - self.first_action).unsqueeze(-1)
         value = self.q(batch["observation"]).gather(-1, action).squeeze(-1)
-        with torch.no_grad():  # Y_t is treated as a constant
+        with torch.set_grad_enabled(self.gradient == "residual"):  # otherwise Y_t is treated as a constant
             following = self.bootstrap(batch["next_observation"])
             target = td_target(batch["reward"], batch["discount"], batch["terminated"], following)
             if self.clip_td_error is not None:
@@ -103,5 +139,8 @@ class QLearning(Algorithm):
         td_error = target - value
         if "td_error" in batch:  # prioritized replay reads it back
             batch["td_error"].copy_(td_error.detach())
-        loss = weighted_mean(self.loss_function(td_error), batch.get("weight"))
+        losses = self.loss_function(td_error)
+        if self.visits is not None:
+            losses = losses * self.visited(batch, action.squeeze(-1))
+        loss = weighted_mean(losses, batch.get("weight"))
         return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}

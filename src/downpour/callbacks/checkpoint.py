@@ -114,7 +114,7 @@ class Checkpoint(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
-        mine = {"stream": data.capture(), "generators": capture_generators()}
+        mine = {"stream": data.capture(), "algorithm": pl_module.capture(), "generators": capture_generators()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
         checkpoint["ranks"] = gather([mine])
@@ -146,6 +146,7 @@ class Checkpoint(Callback):
         except (FileNotFoundError, EOFError) as error:
             advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
             raise ConfigError("resume", self.run.directory, advice) from None
+        pl_module.restore(mine["algorithm"])
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])

@@ -36,6 +36,9 @@ class Collector:
     `reward`, `terminated`, `truncated`, and `first`, which is true for the observation of a reset. Two neighbouring
     rows of an environment are a transition, unless the later one is `first`. The true last observation of an episode
     is a row like any other (NEXT_STEP autoreset), so a truncated episode needs nothing special.
+
+    Attributes:
+        finished: episodes that each environment has ended since the last reset of all of them.
     """
 
     def __init__(self, environments: VectorEnv, run: Run):
@@ -49,6 +52,7 @@ class Collector:
         self._done = np.zeros(self.num_envs, bool)
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
+        self.finished = np.zeros(self.num_envs, np.int64)
         space = environments.single_observation_space
         self._dtype = np.float32 if space.dtype == np.float64 else space.dtype
         self._action_shape = environments.single_action_space.shape or ()
@@ -81,16 +85,18 @@ class Collector:
         self._done[:] = False
         self._return[:] = 0
         self._length[:] = 0
+        self.finished[:] = 0
 
-    def collect(self, steps: int, act: Act) -> TensorDict:
+    def collect(self, steps: int, act: Act, until: Callable[[], bool] | None = None) -> TensorDict:
         """Take `steps` steps in every environment.
 
         Args:
             steps: vector steps.
             act: from observations [num_envs, *shape] to actions [num_envs, *shape], as a NumPy array.
+            until: asked after each step; yes ends the block early.
 
         Returns:
-            Rows [steps, num_envs].
+            Rows [steps, num_envs], or fewer.
         """
         if self._observation is None:
             raise RuntimeError("start() comes first")
@@ -110,6 +116,8 @@ class Collector:
             self._account(reward, np.logical_or(terminated, truncated))
             self.seconds["acting"] += acted - begin
             self.seconds["environment"] += time.perf_counter() - acted
+            if until is not None and until():
+                return _tensors({name: values[: t + 1] for name, values in rows.items()})
         return _tensors(rows)
 
     def _account(self, reward: np.ndarray, done: np.ndarray) -> None:
@@ -117,6 +125,7 @@ class Collector:
         self._return += reward
         self._length += ~self._done
         self._done = done
+        self.finished += done
         if done.any():
             for e in np.flatnonzero(done):
                 environment = self.run.rank * self.num_envs + int(e)
@@ -136,24 +145,31 @@ class Collector:
             "first": np.zeros(shape, bool),
         }
 
+    def counters(self) -> dict[str, Any]:
+        """All that decides what comes after the next `start`, as plain data."""
+        episodes = [list(episode) for episode in self.episodes]
+        return {"vector_steps": self.vector_steps, "restarts": self._restarts, "episodes": episodes}
+
+    def restore_counters(self, state: dict[str, Any]) -> None:
+        """Go on where `counters` was called, from a `start`."""
+        self.vector_steps, self._restarts = state["vector_steps"], state["restarts"]
+        self.episodes = [Episode(*episode) for episode in state["episodes"]]
+
     def capture(self) -> dict[str, Any]:
         """All that decides what comes next, as plain data. `environments` is None where they cannot be frozen."""
         frozen = freeze_environments(self.environments)
         return {
             "environments": None if frozen is None else torch.frombuffer(bytearray(frozen), dtype=torch.uint8),
-            "vector_steps": self.vector_steps,
-            "restarts": self._restarts,
+            **self.counters(),
             "observation": torch.from_numpy(np.array(self._observation)),
             "done": torch.from_numpy(self._done.copy()),
             "return": torch.from_numpy(self._return.copy()),
             "length": torch.from_numpy(self._length.copy()),
-            "episodes": [list(episode) for episode in self.episodes],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `capture` was called; worlds that could not be frozen go on from the reset made just before."""
-        self.vector_steps, self._restarts = state["vector_steps"], state["restarts"]
-        self.episodes = [Episode(*episode) for episode in state["episodes"]]
+        self.restore_counters(state)
         self._reset()  # some build their world at the first reset
         if state["environments"] is None:
             return

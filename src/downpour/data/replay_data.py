@@ -1,20 +1,14 @@
 """The off-policy stream: act, remember, draw."""
 
 import logging
-import math
 import time
-from collections.abc import Iterator
 from typing import Any, Literal
 
-import gymnasium as gym
-import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
-from torch import Tensor
 
 from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
-from downpour.data.collector import Collector, Episode
+from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.replay import Replay
 from downpour.environments import Gymnasium
@@ -23,16 +17,9 @@ from downpour.run import Run
 log = logging.getLogger(__name__)
 
 
-class ReplayData(LightningDataModule):
-    """Rounds for off-policy learning rules: collect a block of experience, draw many batches, yield them at once.
+class ReplayData(Experience):
+    """Rounds for off-policy learning rules: collect a block of experience, draw many batches, yield them at once."""
 
-    Attributes:
-        spaces: what the algorithm is built from.
-        step_name: what `step` counts.
-        stream: name of the kind of rounds; an algorithm lists those it learns from.
-    """
-
-    step_name = "env_steps"
     stream = "replay"
 
     def __init__(
@@ -68,22 +55,16 @@ class ReplayData(LightningDataModule):
             priority_exponent: alpha of prioritized replay; null draws uniformly.
             importance_exponent: beta at the start of the run; it rises to 1 at its end.
         """
-        super().__init__()
+        super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
         if priority_exponent is not None and not replay:
             raise ConfigError("data.priority_exponent", priority_exponent, "needs data.replay=true")
-        self.run, self.num_envs, self.round_steps, self.updates = run, num_envs, round_steps, updates
-        self.batch_size, self.replays, self.beta = batch_size, replay, importance_exponent
+        self.updates, self.batch_size, self.replays, self.beta = updates, batch_size, replay, importance_exponent
         self.warmup = warmup if replay else 0
         self.n_step = n_step
-        self.spaces: dict[str, gym.Space] = {
-            "observation_space": environment.observation_space,
-            "action_space": environment.action_space,
-        }
         steps = capacity if replay else (round_steps + n_step + 1) * num_envs
         if replay and capacity < (n_step + 2) * num_envs:
             raise ConfigError("data.capacity", capacity, f"holds no transition; at least {(n_step + 2) * num_envs}")
         generator = torch.Generator().manual_seed(int(run.seed_sequence(2).generate_state(1)[0]))
-        self.rng = run.rng(3)
         self.memory = Replay(
             steps,
             num_envs,
@@ -93,43 +74,13 @@ class ReplayData(LightningDataModule):
             alpha=priority_exponent,
             directory=run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None,
         )
-        self.collector = Collector(environment.vector(num_envs), run)
-        self.seconds = {**self.collector.seconds, "replay": 0.0}
-        self.collector.seconds = self.seconds
+        self.seconds["replay"] = 0.0
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
-        self._started = False
         self._can_draw = False
-
-    @property
-    def step(self) -> int:
-        """Environment steps over all ranks."""
-        return self.collector.env_steps
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has had all its steps."""
-        return self.step >= self.run.total_steps
-
-    def train_dataloader(self) -> "ReplayData":
-        """The stream is its own loader."""
-        return self
-
-    def __len__(self) -> int:
-        """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
-        round_size = self.num_envs * self.round_steps * self.run.world_size
-        return math.ceil(self.run.eval_every / round_size)
-
-    def __iter__(self) -> Iterator[TensorDict]:
-        if not self._started:
-            self._start()
-        end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        while self.step < end:
-            yield self._next_round()
 
     def _start(self) -> None:
         self.memory.extend(self.collector.start())
-        self._started = True
 
     def _next_round(self) -> TensorDict:
         self._learn_priorities()
@@ -153,10 +104,6 @@ class ReplayData(LightningDataModule):
         self._can_draw = self._can_draw or self.memory.has_transitions()
         return self._can_draw
 
-    def _act(self, observation: Tensor) -> np.ndarray:
-        policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Keep the round that the learner sees (on its device), to read its TD errors back."""
         self._round = batch
@@ -166,11 +113,6 @@ class ReplayData(LightningDataModule):
         if self._round is not None and "td_error" in self._round and len(self._round):
             self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
         self._round = None
-
-    def take_episodes(self) -> list[Episode]:
-        """Training episodes of this rank that ended since the last call."""
-        episodes, self.collector.episodes = self.collector.episodes, []
-        return episodes
 
     def capture(self) -> dict[str, Any]:
         """This rank's part of a checkpoint; the rows go to the journal in the run directory."""

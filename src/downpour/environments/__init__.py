@@ -1,5 +1,11 @@
-"""Worlds to act in: Gymnasium environments, alone and in vectors."""
+"""Worlds to act in: Gymnasium environments, alone and in vectors, and small ones of our own."""
+
+from gymnasium import register
 
 from downpour.environments.gymnasium import Gymnasium
+
+register("downpour/ContextualBandit-v0", "downpour.environments.bandits:ContextualBandit")
+register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
+register("downpour/RandomWalk-v0", "downpour.environments.random_walk:RandomWalk")
 
 __all__ = ["Gymnasium"]

@@ -10,8 +10,9 @@ from typing import Any, Literal
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 
 from downpour.config import ConfigError, PositiveInt
 
@@ -77,7 +78,10 @@ class Gymnasium:
         return _flat(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
-        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen."""
+        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen.
+
+        Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none.
+        """
         is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
         if has_own:
@@ -95,7 +99,15 @@ class Gymnasium:
             raise ConfigError(
                 "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
             )
-        return environments
+        return _Clipped(environments) if isinstance(self.action_space, spaces.Box) else environments
+
+
+class _Clipped(VectorActionWrapper):
+    """Takes any action; the environments get the nearest one within the bounds. The spaces stay what they are."""
+
+    def actions(self, actions: Any) -> Any:
+        space: Any = self.single_action_space
+        return np.clip(actions, space.low, space.high)
 
 
 def _flat(environment: gym.Env) -> Any:

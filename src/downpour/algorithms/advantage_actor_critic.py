@@ -1,0 +1,73 @@
+"""Advantage actor-critic, A2C (Mnih et al. 2016): (30) with the sum of rewards to come replaced by an advantage."""
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from downpour.algorithms.policy import StochasticPolicy
+from downpour.algorithms.returns import generalized_advantage
+from downpour.config import NonNegativeFloat, Probability
+
+
+class AdvantageActorCritic(StochasticPolicy):
+    """Make actions likelier by how much better they were than V(x) expected; learn V beside."""
+
+    learns_from: ClassVar[tuple[str, ...]] = ("rollout",)
+
+    def __init__(
+        self,
+        *args: Any,
+        trace: Probability = 1.0,
+        value_coefficient: NonNegativeFloat = 0.5,
+        normalize_advantage: bool = False,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            trace: lambda of the generalized advantage estimate; 1 sums rewards to the end of the round.
+            value_coefficient: weight of the error of V in the loss.
+            normalize_advantage: give the advantages of a batch mean 0 and deviation 1.
+        """
+        super().__init__(*args, with_value=True, **kwargs)
+        self.trace, self.value_coefficient, self.normalize_advantage = trace, value_coefficient, normalize_advantage
+
+    def learn(self, round: TensorDict) -> Iterator[TensorDict]:
+        yield self.steps_of(round)
+
+    @torch.no_grad()
+    def steps_of(self, round: TensorDict) -> TensorDict:
+        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V)."""
+        before, after = round[:-1], round[1:]
+        value = self.values(round["observation"].flatten(0, 1)).view(round.shape)
+        ended = after["terminated"] | after["truncated"]
+        advantage = generalized_advantage(after["reward"], value, after["terminated"], ended, self.gamma, self.trace)
+        steps = TensorDict(
+            {
+                "observation": before["observation"],
+                "action": after["action"],
+                "advantage": advantage,
+                "return": advantage + value[:-1],
+            },
+            batch_size=after.shape,
+        )
+        return steps[after["weight"].bool()]
+
+    def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs = self.policy(self.seen(batch["observation"]))
+        log_prob = self.head.distribution(outputs).log_prob(batch["action"])
+        advantage = batch["advantage"]
+        if self.normalize_advantage and len(advantage) > 1:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        policy_loss, metrics = self.policy_loss(log_prob, advantage, batch)
+        value_loss = (self.values(batch["observation"]) - batch["return"]).square().mean()
+        entropy = self.entropy(outputs).mean()
+        loss = policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
+        metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def policy_loss(self, log_prob: Tensor, advantage: Tensor, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus the mean of A log p, whose gradient is (30) per step; and metrics."""
+        return -(advantage * log_prob).mean(), {}

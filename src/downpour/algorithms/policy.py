@@ -1,0 +1,89 @@
+"""What rules that learn a distribution over actions share: acting, evaluating, observation statistics."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
+from downpour.config import ConfigError, Fraction, NonNegativeFloat, PositiveFloat
+from downpour.networks.heads import Head
+from downpour.networks.normalizer import RunningNormalizer
+
+
+class StochasticPolicy(Algorithm):
+    """Acts by drawing from p(a, x; theta). A subclass gives `learn`, which shapes a round into batches, and `loss`.
+
+    A round is rows [steps + 1, num_envs] (see `RolloutData`). The weights that acted are those in place when the round
+    arrives, so what the policy thought while acting is computed here, for the whole round at once.
+    """
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        network: Network,
+        optimizer: OptimizerFactory,
+        *,
+        head: Head,
+        gamma: Fraction,
+        entropy_coefficient: NonNegativeFloat = 0.0,
+        normalize_observations: bool = False,
+        evaluation: Literal["mode", "sample"] = "mode",
+        with_value: bool = True,
+        gradient_clip: PositiveFloat | None = None,
+    ):
+        """
+        Args:
+            head: turns the network's outputs into the distribution.
+            gamma: discount.
+            entropy_coefficient: weight of the entropy in what is maximized.
+            normalize_observations: feed the networks observations with mean 0 and deviation 1 over the run so far.
+            evaluation: act by the likeliest action, or draw, when exploration is off.
+            with_value: whether to have a second network for V(x).
+
+        Raises:
+            ConfigError: an entropy bonus for a head that does not know its entropy.
+        """
+        super().__init__(optimizer, gradient_clip=gradient_clip)
+        if entropy_coefficient > 0 and not head.has_entropy:
+            advice = f"the entropy of {type(head).__name__} has no formula; set it to 0 or use model/head=gaussian"
+            raise ConfigError("algo.entropy_coefficient", entropy_coefficient, advice)
+        self.gamma, self.entropy_coefficient, self.evaluation = gamma, entropy_coefficient, evaluation
+        self.head = head
+        self.policy = network(observation_space, head.outputs)
+        self.value = network(observation_space, 1) if with_value else None
+        self.normalizer = RunningNormalizer(observation_space) if normalize_observations else None
+
+    def seen(self, observation: Tensor) -> Tensor:
+        """Observations as the networks get them."""
+        return observation if self.normalizer is None else self.normalizer(observation)
+
+    @torch.no_grad()
+    def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
+        outputs = self.policy(self.seen(observation))
+        draws = explore or self.evaluation == "sample"
+        return self.head.sample(outputs, rng) if draws else self.head.mode(outputs)
+
+    def values(self, observation: Tensor) -> Tensor:
+        """V(x): [batch, ...] -> [batch]."""
+        assert isinstance(self.value, nn.Module)
+        return self.value(self.seen(observation)).squeeze(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Of the distribution at each observation [batch]; 0 where nothing asks for it and no formula gives it."""
+        return self.head.distribution(outputs).entropy() if self.head.has_entropy else torch.zeros_like(outputs[:, 0])
+
+    def batches(self, round: TensorDict) -> Iterator[TensorDict]:
+        yield from self.learn(round)
+        if self.normalizer is not None:  # after learning: until then the statistics are those that acted
+            counted = round["weight"].bool()
+            self.normalizer.update(round["observation"][counted])
+
+    def learn(self, round: TensorDict) -> Iterator[TensorDict]:
+        """The batches [batch] of a round, one a gradient step."""
+        raise NotImplementedError

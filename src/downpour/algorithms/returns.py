@@ -1,0 +1,46 @@
+"""Sums of what is to come, over rows [steps, num_envs] in the order they happened."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def sums_to_come(x: Tensor, decay: Tensor) -> Tensor:
+    """y_t = x_t + decay_t y_t+1, from the last row back. All [steps, num_envs].
+
+    With x the rewards and decay gamma (0 where an episode ends) this is the R~_t of (30) and (32).
+    """
+    values, factors = x.cpu().numpy(), decay.cpu().numpy()
+    result = np.empty_like(values)
+    following = np.zeros_like(values[0])
+    for t in range(len(values) - 1, -1, -1):
+        following = values[t] + factors[t] * following
+        result[t] = following
+    return torch.from_numpy(result).to(x.device)
+
+
+def generalized_advantage(
+    reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, trace: float
+) -> Tensor:
+    """Generalized advantage estimate: the sum of (gamma lambda)^k delta_t+k (Schulman et al. 2016, eq. 16).
+
+    Args:
+        reward, terminated, ended: of the transition from row t to t + 1, [steps, num_envs].
+        value: of every row, [steps + 1, num_envs]; the last row of an episode holds its true last observation, so a
+            truncated episode is bootstrapped from there and a terminated one not at all.
+        trace: lambda; 0 is the one-step TD error, 1 the return minus the value.
+    """
+    delta = reward + gamma * ~terminated * value[1:] - value[:-1]
+    return sums_to_come(delta, gamma * trace * ~ended)
+
+
+def n_step_returns(
+    reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, steps: int
+) -> Tensor:
+    """Sum of `steps` rewards, then the value; fewer where episode or rows end. As `generalized_advantage`."""
+    bootstrap = gamma * ~terminated * value[1:]
+    result = reward + bootstrap
+    for _ in range(1, steps):
+        longer = torch.cat([gamma * result[1:], bootstrap[-1:]])
+        result = reward + torch.where(ended, bootstrap, longer)
+    return result

@@ -1,0 +1,82 @@
+"""Value prediction under a fixed policy: (60), with TD(0), TD(lambda), n-step and Monte Carlo targets."""
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import Tensor
+
+from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
+from downpour.algorithms.q_learning import squared, weighted_mean
+from downpour.algorithms.returns import generalized_advantage, n_step_returns
+from downpour.config import ConfigError, Fraction, PositiveFloat, PositiveInt, Probability
+
+
+class TDPrediction(Algorithm):
+    """Learns V(x) of the policy that chooses uniformly among discrete actions; nothing is controlled."""
+
+    learns_from: ClassVar[tuple[str, ...]] = ("rollout", "episodes")
+
+    def __init__(
+        self,
+        observation_space: gym.Space,
+        action_space: gym.Space,
+        network: Network,
+        optimizer: OptimizerFactory,
+        *,
+        gamma: Fraction,
+        trace: Probability = 0.0,
+        n_step: PositiveInt | None = None,
+        gradient_clip: PositiveFloat | None = None,
+    ):
+        """
+        Args:
+            gamma: discount.
+            trace: lambda: 0 is TD(0), (60); 1 sums rewards to the end (of the episode with data=episodes: Monte Carlo).
+            n_step: sum this many rewards, then bootstrap, instead of averaging over all numbers by lambda.
+
+        Raises:
+            ConfigError: the actions are not discrete; or both a trace and a number of steps are given.
+        """
+        super().__init__(optimizer, gradient_clip=gradient_clip)
+        if not isinstance(action_space, spaces.Discrete):
+            advice = f"predicts for a uniform policy over discrete actions, these are {action_space}"
+            raise ConfigError("algo", type(self).__name__, f"{advice}; use env=random_walk, frozen_lake or cartpole")
+        if n_step is not None and trace > 0:
+            raise ConfigError("algo.n_step", n_step, "needs algo.trace=0")
+        self.gamma, self.trace, self.n_step = gamma, trace, n_step
+        self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
+        self.value = network(observation_space, 1)
+
+    def fixed_policy(self) -> np.ndarray:
+        """Probability of each action, the same in all states [actions]."""
+        return np.full(self.num_actions, 1 / self.num_actions)
+
+    def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
+        return rng.integers(self.num_actions, size=len(observation)) + self.first_action
+
+    def state_values(self, observation: Tensor) -> Tensor:
+        """Q(x; theta) of (60): [batch, ...] -> [batch]."""
+        return self.value(observation).squeeze(-1)
+
+    @torch.no_grad()
+    def batches(self, round: TensorDict) -> list[TensorDict]:
+        """One batch of all transitions, with `target` Y_t: a constant, as (60) has it."""
+        before, after = round[:-1], round[1:]
+        value = self.state_values(round["observation"].flatten(0, 1)).view(round.shape)
+        terminated, ended = after["terminated"], after["terminated"] | after["truncated"]
+        if self.n_step is not None:
+            target = n_step_returns(after["reward"], value, terminated, ended, self.gamma, self.n_step)
+        else:
+            advantage = generalized_advantage(after["reward"], value, terminated, ended, self.gamma, self.trace)
+            target = advantage + value[:-1]
+        steps: dict[str, Any] = {"observation": before["observation"], "target": target, "weight": after["weight"]}
+        return [TensorDict(steps, batch_size=after.shape).flatten()]
+
+    def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        td_error = batch["target"] - self.state_values(batch["observation"])
+        loss = weighted_mean(squared(td_error), batch["weight"])
+        return loss, {"td_error": td_error.detach(), "value_mean": batch["target"] - td_error.detach()}

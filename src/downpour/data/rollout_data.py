@@ -1,0 +1,143 @@
+"""The on-policy streams: blocks of consecutive steps, or whole episodes, each learned from once."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+
+from downpour.config import ConfigError, PositiveInt
+from downpour.data.experience import Experience
+from downpour.environments import Gymnasium
+from downpour.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class RolloutData(Experience):
+    """Rounds of `round_steps` consecutive steps of `num_envs` environments, in order.
+
+    A round is rows [round_steps + 1, num_envs] as `Collector` writes them, each observation once: row t + 1 holds the
+    action taken in row t and what came of it. `weight` is 1 where a row ends a transition, 0 in the first row and
+    where an environment was being reset. The row after a row is always what a bootstrap must look at, the true last
+    observation of a truncated episode included. The last row of a round is the first of the next.
+    """
+
+    stream = "rollout"
+
+    def __init__(self, environment: Gymnasium, run: Run, *, num_envs: PositiveInt = 8, round_steps: PositiveInt = 32):
+        """
+        Args:
+            num_envs: environments stepped together, on each rank.
+            round_steps: steps of each environment in a round.
+        """
+        super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
+        self._last: Any = None
+
+    def _start(self) -> None:
+        self._last = self.collector.start()
+
+    def _next_round(self) -> TensorDict:
+        rows: Any = torch.cat([self._last, self.collector.collect(self.round_steps, self._act)])
+        self._last = rows[-1:].clone()
+        rows["weight"] = (~rows["first"]).float()
+        rows["weight"][0] = 0
+        return rows
+
+    def capture(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint, between two rounds."""
+        collector = self.collector.capture()
+        if collector["environments"] is None:  # start them anew at each checkpoint, in the uninterrupted run too
+            self._last = self.collector.start()
+            collector = self.collector.capture()
+        last = {name: value.clone() for name, value in self._last.items()} if self._last is not None else {}
+        return {"collector": collector, "rng": self.rng.bit_generator.state, "last": last}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
+        self.rng.bit_generator.state = state["rng"]
+        self.collector.restore(state["collector"])
+        self._last = TensorDict(state["last"], batch_size=[1, self.num_envs])
+        if state["collector"]["environments"] is None:
+            name = type(self.collector.environments.unwrapped).__name__
+            log.info("%s cannot be saved: going on from the start of an episode", name)
+        self._started = True
+
+
+class EpisodeData(Experience):
+    """Rounds of whole episodes, for rules that need the sum of all rewards to come, (30)-(33).
+
+    Every environment is reset, then plays the same number of episodes to their end: taking the first that finish would
+    favour short ones. Rows are as in `RolloutData`, as many as the longest took; what an environment does after its
+    last episode has `weight` 0. Nothing is under way between two rounds, so a checkpoint holds two counters.
+    """
+
+    stream = "episodes"
+    BLOCK = 128
+
+    def __init__(
+        self,
+        environment: Gymnasium,
+        run: Run,
+        *,
+        num_envs: PositiveInt = 8,
+        episodes_each: PositiveInt = 1,
+        longest: PositiveInt = 10_000,
+    ):
+        """
+        Args:
+            num_envs: environments stepped together, on each rank.
+            episodes_each: episodes of each environment in a round.
+            longest: steps of a round; an environment that has not ended its episodes by then is an error.
+        """
+        super().__init__(environment, run, num_envs=num_envs, round_steps=episodes_each)
+        self.episodes_each, self.longest = episodes_each, longest
+
+    def _start(self) -> None:
+        """Each round starts by itself."""
+
+    def _next_round(self) -> TensorDict:
+        known = len(self.collector.episodes)
+        blocks = [self.collector.start()]
+        while not self._complete():
+            if sum(map(len, blocks)) > self.longest:
+                advice = f"the episodes have not ended after {self.longest} steps; cut them with env.max_episode_steps"
+                raise ConfigError("data.longest", self.longest, advice)
+            blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
+        self._forget_surplus(known)
+        if self.run.world_size > 1:  # ranks wait for the longest, so its steps count for all
+            longest = torch.tensor(self.collector.vector_steps)
+            dist.all_reduce(longest, dist.ReduceOp.MAX)
+            self.collector.vector_steps = int(longest)
+        rows: Any = torch.cat(blocks)
+        ends = (rows["terminated"] | rows["truncated"]).long()
+        ended_before = ends.cumsum(0) - ends
+        rows["weight"] = (~rows["first"] & (ended_before < self.episodes_each)).float()
+        rows["weight"][0] = 0
+        return rows
+
+    def _complete(self) -> bool:
+        return bool((self.collector.finished >= self.episodes_each).all())
+
+    def _forget_surplus(self, known: int) -> None:
+        """Leave out of the record what an environment played after its last episode of the round."""
+        played = np.zeros(self.num_envs, np.int64)
+        kept = []
+        for episode in self.collector.episodes[known:]:
+            local = episode.environment % self.num_envs
+            played[local] += 1
+            if played[local] <= self.episodes_each:
+                kept.append(episode)
+        self.collector.episodes[known:] = kept
+
+    def capture(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint, between two rounds."""
+        return {"collector": self.collector.counters(), "rng": self.rng.bit_generator.state}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
+        self.rng.bit_generator.state = state["rng"]
+        self.collector.restore_counters(state["collector"])
+        self._started = True

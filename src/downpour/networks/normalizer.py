@@ -1,0 +1,54 @@
+"""Observations measured from their own mean, in their own standard deviation."""
+
+import gymnasium as gym
+import torch
+import torch.distributed as dist
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from downpour.config import ConfigError
+
+
+class RunningNormalizer(nn.Module):
+    """(x - mean) / deviation over everything seen so far, cut to +-10; the identity until something was seen.
+
+    Its statistics are buffers, so checkpoints and evaluation have them.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, space: gym.Space):
+        """
+        Raises:
+            ConfigError: observations of this kind have no mean.
+        """
+        super().__init__()
+        if not isinstance(space, spaces.Box):
+            raise ConfigError("algo.normalize_observations", True, f"observations are {space}, which have no mean")
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(space.shape, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(space.shape, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, *shape] -> [batch, *shape] of floats."""
+        if self.count == 0:
+            return x.float()
+        deviation = (self.squares / self.count).sqrt().clamp(min=1e-4)
+        return ((x - self.mean) / deviation).clamp(-10, 10).float()
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take in observations [batch, *shape], those of all ranks together (Chan et al. 1979)."""
+        x = x.double()
+        sums = torch.cat([torch.full((1,), float(len(x))).to(x), x.sum(0).flatten(), x.square().sum(0).flatten()])
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(sums)
+        count = sums[0]
+        total, squares = (part.view_as(self.mean) for part in sums[1:].chunk(2))
+        mean, both = total / count, self.count + count
+        shift = mean - self.mean
+        self.squares += (squares - count * mean.square()).clamp(min=0) + shift.square() * self.count * count / both
+        self.mean += shift * count / both
+        self.count += count

@@ -1,0 +1,175 @@
+"""A2C and PPO: advantages and losses against TorchRL's, discrete and continuous; exact resume."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
+from tests.training import algorithm, resumes_exactly
+from torch import Tensor, nn
+from torchrl.objectives import A2CLoss, ClipPPOLoss
+from torchrl.objectives.value.functional import generalized_advantage_estimate
+
+from downpour.algorithms.advantage_actor_critic import AdvantageActorCritic
+from downpour.algorithms.ppo import PPO
+from downpour.algorithms.returns import generalized_advantage
+from downpour.config import ConfigError
+from downpour.networks import MLP
+from downpour.networks.heads import fitting
+
+OBSERVATIONS = spaces.Box(-1.0, 1.0, (3,))
+DISCRETE, CONTINUOUS = spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,))
+
+
+def make(kind: type[AdvantageActorCritic], actions: Any, **options: Any) -> Any:
+    torch.manual_seed(0)
+    network = lambda space, outputs: MLP(space, outputs, hidden=[16], activation="tanh")  # noqa: E731
+    optimizer = lambda p: torch.optim.Adam(p, 1e-3)  # noqa: E731
+    return kind(OBSERVATIONS, actions, network, optimizer, head=fitting(actions), gamma=0.9, **options)
+
+
+def rollout(actions: Any, steps: int = 12, num_envs: int = 4) -> TensorDict:
+    """Rows with terminated and truncated episodes, each followed by a reset."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (steps + 1, num_envs)
+    terminated, truncated = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.bool)
+    terminated[4, 0] = truncated[6, 1] = terminated[12, 2] = truncated[9, 3] = True
+    first = torch.zeros(shape, dtype=torch.bool)
+    first[1:] = (terminated | truncated)[:-1]
+    weight = (~first).float()
+    weight[0] = 0
+    discrete = isinstance(actions, spaces.Discrete)
+    action = torch.randint(3, shape, generator=generator) if discrete else torch.randn(*shape, 2, generator=generator)
+    return TensorDict(
+        {
+            "observation": torch.randn(*shape, 3, generator=generator),
+            "action": action,
+            "reward": torch.randn(shape, generator=generator),
+            "terminated": terminated,
+            "truncated": truncated,
+            "weight": weight,
+        },
+        batch_size=shape,
+    )
+
+
+def test_advantages_are_torchrls() -> None:
+    rows = rollout(DISCRETE)
+    value = torch.randn(13, 4, generator=torch.Generator().manual_seed(2))
+    after = rows[1:]
+    ended = after["terminated"] | after["truncated"]
+    found = generalized_advantage(after["reward"], value, after["terminated"], ended, 0.9, 0.8)
+
+    def columns(x: Tensor) -> Tensor:
+        return x.T.unsqueeze(-1).contiguous()
+
+    expected, _ = generalized_advantage_estimate(
+        0.9,
+        0.8,
+        columns(value[:-1]),
+        columns(value[1:]),
+        columns(after["reward"]),
+        done=columns(ended),
+        terminated=columns(after["terminated"]),
+    )
+    torch.testing.assert_close(found, expected.squeeze(-1).T, atol=1e-6, rtol=1e-6)
+
+
+def test_a_trace_of_one_is_the_discounted_sum_minus_the_value() -> None:
+    reward, value = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[0.5], [0.6], [0.7], [10.0]])
+    truncated = torch.tensor([[False], [False], [True]])
+    never = torch.zeros(3, 1, dtype=torch.bool)
+    found = generalized_advantage(reward, value, never, truncated, 0.5, 1.0)[0, 0]
+    assert found.item() == pytest.approx(1 + 0.5 * 2 + 0.25 * 3 + 0.125 * 10 - 0.5)
+    found = generalized_advantage(reward, value, truncated, truncated, 0.5, 1.0)[0, 0]
+    assert found.item() == pytest.approx(1 + 0.5 * 2 + 0.25 * 3 - 0.5)
+
+
+class Parameters(nn.Module):
+    """What a TorchRL policy needs to make our head's distribution."""
+
+    def __init__(self, rule: Any):
+        super().__init__()
+        self.network, self.head = copy.deepcopy(rule.policy), copy.deepcopy(rule.head)
+
+    def forward(self, observation: Tensor) -> Any:
+        outputs = self.network(observation)
+        if hasattr(self.head, "sigma"):
+            return self.head.centre + self.head.scale * outputs, self.head.sigma.expand_as(outputs)
+        return outputs
+
+
+def theirs(rule: Any, batch: TensorDict) -> tuple[Any, Any, TensorDict]:
+    discrete = not hasattr(rule.head, "sigma")
+    keys = ["logits"] if discrete else ["loc", "scale"]
+
+    def normal(loc: Tensor, scale: Tensor) -> Any:
+        return torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
+
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(Parameters(rule), in_keys=["observation"], out_keys=keys),
+        ProbabilisticTensorDictModule(
+            in_keys=keys,
+            out_keys=["action"],
+            distribution_class=torch.distributions.Categorical if discrete else normal,
+            return_log_prob=True,
+        ),
+    )
+    critic = TensorDictModule(copy.deepcopy(rule.value), in_keys=["observation"], out_keys=["state_value"])
+    content = {"observation": batch["observation"], "action": batch["action"]}
+    content |= {"advantage": batch["advantage"][:, None], "value_target": batch["return"][:, None]}
+    if "log_prob" in batch:
+        content["action_log_prob"] = batch["log_prob"]
+    return actor, critic, TensorDict(content, batch.shape)
+
+
+@pytest.mark.parametrize("actions", [DISCRETE, CONTINUOUS])
+def test_the_a2c_loss_is_torchrls(actions: Any) -> None:
+    rule = make(AdvantageActorCritic, actions, entropy_coefficient=0.03, value_coefficient=0.4)
+    (batch,) = rule.learn(rollout(actions))
+    actor, critic, rows = theirs(rule, batch)
+    oracle = A2CLoss(actor, critic, entropy_coeff=0.03, critic_coeff=0.4, loss_critic_type="l2")
+    expected = oracle(rows)
+    total = expected["loss_objective"] + expected["loss_critic"] + expected["loss_entropy"]
+    assert rule.loss(batch)[0].item() == pytest.approx(total.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("actions", [DISCRETE, CONTINUOUS])
+def test_the_ppo_loss_is_torchrls(actions: Any) -> None:
+    rule = make(PPO, actions, entropy_coefficient=0.03, minibatches=1, epochs=1, clip=0.1)
+    (batch,) = rule.learn(rollout(actions))
+    torch.testing.assert_close(rule.loss(batch)[1]["kl"], torch.tensor(0.0), atol=1e-6, rtol=0)
+    for parameter in rule.policy.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    actor, critic, rows = theirs(rule, batch)
+    oracle = ClipPPOLoss(actor, critic, clip_epsilon=0.1, entropy_coeff=0.03, critic_coeff=0.5, loss_critic_type="l2")
+    expected = oracle(rows)
+    total = expected["loss_objective"] + expected["loss_critic"] + expected["loss_entropy"]
+    loss, metrics = rule.loss(batch)
+    assert loss.item() == pytest.approx(total.item(), abs=1e-6)
+    assert metrics["clip_fraction"].item() == pytest.approx(expected["clip_fraction"].item(), abs=1e-6)
+    assert 0 < metrics["clip_fraction"] < 1
+
+
+def test_a_pass_sees_every_step_once_in_as_many_parts_as_asked() -> None:
+    rule = make(PPO, DISCRETE, minibatches=5, epochs=2)
+    rows = rollout(DISCRETE)
+    parts = list(rule.learn(rows))
+    assert len(parts) == 10 and sum(map(len, parts)) == 2 * int(rows["weight"].sum())
+    seen = torch.cat([part["advantage"] for part in parts[:5]]).sort().values
+    torch.testing.assert_close(seen, rule.steps_of(rows)["advantage"].sort().values)
+
+
+@pytest.mark.parametrize("overrides", [("algo=ppo", "env=cartpole"), ("algo=advantage_actor_critic", "env=pendulum")])
+def test_it_resumes_exactly(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    options = ("algo.normalize_observations=true", "data.num_envs=2", "data.round_steps=25", "model.hidden=[16]")
+    resumes_exactly(tmp_path, *overrides, *options)
+
+
+def test_replay_is_answered_with_the_stream_it_learns_from(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="learns from data=rollout"):
+        algorithm(tmp_path, "algo=ppo", "data=replay")

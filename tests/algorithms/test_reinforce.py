@@ -1,0 +1,205 @@
+"""REINFORCE: its gradient against the closed forms (11) and (22), and against TorchRL's loss."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from tests.training import algorithm, resumes_exactly, train
+from torch import Tensor, nn
+
+from downpour.algorithms.reinforce import Reinforce, score_function_loss
+from downpour.algorithms.returns import sums_to_come
+from downpour.config import ConfigError
+from downpour.environments.bandits import ContextualBandit, ContinuousBandit
+from downpour.networks import Linear
+from downpour.networks.heads import Categorical, Gaussian, Head, MixtureOfGaussians
+
+CONTEXTS = {2: torch.tensor([[0.5, -1.0], [-0.3, 0.2], [1.0, 0.9]]), 1: torch.tensor([[-0.8], [0.1], [0.9]])}
+GRID = torch.linspace(-9, 9, 6001)
+
+
+def reinforce(environment: Any, head: Head, seed: int, **options: Any) -> Reinforce:
+    torch.manual_seed(seed)
+    network = lambda space, outputs: Linear(space, outputs)  # noqa: E731
+    spaces_ = (environment.observation_space, environment.action_space)
+    rule = Reinforce(*spaces_, network, lambda p: torch.optim.SGD(p, 0.1), head=head, gamma=1.0, **options)
+    for parameter in rule.parameters():
+        nn.init.normal_(parameter, std=0.4)
+    return rule
+
+
+def expected_reward(rule: Reinforce, environment: Any) -> Tensor:
+    """E f(X, A) with X uniform on the contexts: the sum (11), or the integral (22) by the trapezoidal rule."""
+    contexts = CONTEXTS[environment.observation_space.shape[0]]
+    total: Any = 0.0
+    for x in contexts:
+        p = rule.head.distribution(rule.policy(x.unsqueeze(0)))
+        if isinstance(environment.action_space, spaces.Discrete):
+            actions = torch.arange(environment.action_space.n)
+            f = torch.tensor(environment.f(x.numpy()[None], actions.numpy()), dtype=torch.float32)
+            total = total + (f * p.log_prob(actions).exp()).sum()
+        else:
+            f = torch.tensor(environment.f(x.numpy(), GRID.numpy()[:, None]), dtype=torch.float32)
+            total = total + torch.trapezoid(f * p.log_prob(GRID.unsqueeze(-1)).exp(), GRID)
+    return total / len(contexts)
+
+
+def sampled(rule: Reinforce, environment: Any, noise: float, seed: int, count: int = 5_000) -> tuple[Any, TensorDict]:
+    rng = np.random.default_rng(seed)
+    contexts = CONTEXTS[environment.observation_space.shape[0]]
+    x = contexts[torch.from_numpy(rng.integers(len(contexts), size=count))]
+    action = rule.act(x, rng, env_steps=0, explore=True)
+    reward = environment.f(x.numpy(), action) + noise * rng.standard_normal(count)
+    batch = TensorDict(
+        {
+            "observation": x,
+            "action": torch.from_numpy(action),
+            "return": torch.tensor(reward, dtype=torch.float32),
+            "ends": torch.ones(count, dtype=torch.bool),
+        },
+        batch_size=[count],
+    )
+    return rng, batch
+
+
+CASES = {
+    "categorical": (ContextualBandit(), lambda e: Categorical(e.action_space), 0.0),
+    "noisy reward": (ContextualBandit(), lambda e: Categorical(e.action_space), 1.0),
+    "gaussian": (ContinuousBandit(), lambda e: Gaussian(e.action_space, sigma=0.4), 0.0),
+    "mixture, fixed weights": (
+        ContinuousBandit(),
+        lambda e: MixtureOfGaussians(e.action_space, weights="fixed", components=3),
+        0.0,
+    ),
+    "mixture, learned weights": (ContinuousBandit(), lambda e: MixtureOfGaussians(e.action_space, components=2), 0.5),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_sampled_gradient_is_unbiased(case: str) -> None:
+    """(15), (23), (28): within four standard errors of the closed form at every theta."""
+    environment, make_head, noise = CASES[case]
+    for seed in range(6):
+        rule = reinforce(environment, make_head(environment), seed)
+        names = [name for name, _ in rule.named_parameters()]
+        exact = torch.autograd.grad(expected_reward(rule, environment), list(rule.parameters()))
+        _, batch = sampled(rule, environment, noise, seed)
+        loss, _ = rule.loss(batch)
+        mean = torch.autograd.grad(loss, list(rule.parameters()))
+
+        def one(parameters: dict[str, Tensor], x: Tensor, a: Tensor, r: Tensor, rule: Reinforce = rule) -> Tensor:
+            class Whole(nn.Module):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self.rule = rule
+
+                def forward(self, x: Tensor, a: Tensor, r: Tensor) -> Tensor:
+                    p = rule.head.distribution(rule.policy(x.unsqueeze(0)))
+                    return score_function_loss(p.log_prob(a.unsqueeze(0)), r.unsqueeze(0), 1)
+
+            values = {f"rule.{name}": value for name, value in parameters.items()}
+            return torch.func.functional_call(Whole(), values, (x, a, r))
+
+        each = torch.func.vmap(torch.func.grad(one), in_dims=(None, 0, 0, 0))(
+            dict(rule.named_parameters()), batch["observation"], batch["action"], batch["return"]
+        )
+        for name, closed, average in zip(names, exact, mean, strict=True):
+            np.testing.assert_allclose(each[name].mean(0).detach(), average, atol=2e-5)
+            standard_error = each[name].std(0).detach() / len(batch) ** 0.5
+            assert ((closed + average).abs() <= 4 * standard_error + 1e-5).all(), (seed, name)
+
+
+def test_the_sum_of_rewards_to_come() -> None:
+    """(30), (32): by the definition, over two episodes and a reset in one column."""
+    reward, gamma = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0, 5.0]), 0.9
+    ended = torch.tensor([False, False, True, False, False, True])
+    found = sums_to_come(reward[:, None], (gamma * ~ended)[:, None])[:, 0]
+    expected = [1 + 0.9 * 2 + 0.81 * 3, 2 + 0.9 * 3, 3, 0 + 0.9 * 4 + 0.81 * 5, 4 + 0.9 * 5, 5]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_round_becomes_the_steps_of_its_episodes() -> None:
+    rule = reinforce(ContextualBandit(), Categorical(spaces.Discrete(3)), 0)
+    rows = TensorDict(
+        {
+            "observation": torch.arange(10.0).view(5, 1, 2),
+            "action": torch.tensor([9, 0, 1, 9, 2]).view(5, 1),
+            "reward": torch.tensor([9.0, 1.0, 2.0, 0.0, 5.0]).view(5, 1),
+            "terminated": torch.tensor([False, False, True, False, True]).view(5, 1),
+            "truncated": torch.zeros(5, 1, dtype=torch.bool),
+            "weight": torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0]).view(5, 1),
+        },
+        batch_size=[5, 1],
+    )
+    (batch,) = rule.learn(rows)
+    assert batch["return"].tolist() == [3.0, 2.0, 5.0]
+    assert batch["action"].tolist() == [0, 1, 2]
+    assert batch["observation"].tolist() == [[0, 1], [2, 3], [6, 7]]
+
+
+def test_the_loss_is_torchrls() -> None:
+    from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
+    from torchrl.modules.distributions import OneHotCategorical  # noqa: F401  (imports the package's distributions)
+    from torchrl.objectives import ReinforceLoss
+
+    rule = reinforce(ContextualBandit(), Categorical(spaces.Discrete(3)), 1)
+    _, batch = sampled(rule, ContextualBandit(), 0.0, 1, count=64)
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(rule.policy, in_keys=["observation"], out_keys=["logits"]),
+        ProbabilisticTensorDictModule(
+            in_keys=["logits"], out_keys=["action"], distribution_class=torch.distributions.Categorical
+        ),
+    )
+    critic = TensorDictModule(nn.Linear(2, 1), in_keys=["observation"], out_keys=["state_value"])
+    oracle = ReinforceLoss(actor, critic_network=critic)
+    rows = TensorDict({**batch, "advantage": batch["return"][:, None], "value_target": batch["return"][:, None]}, [64])
+    assert rule.loss(batch)[0].item() == pytest.approx(oracle(rows)["loss_actor"].item(), abs=1e-6)
+
+
+def test_a_baseline_takes_its_part_off() -> None:
+    head = Categorical(spaces.Discrete(3))
+    plain = reinforce(ContextualBandit(), head, 2)
+    _, batch = sampled(plain, ContextualBandit(), 0.0, 2, count=50)
+    shifted = batch.clone()
+    shifted["return"] += 7.0
+    mean = reinforce(ContextualBandit(), head, 2, baseline="batch_mean", normalize_returns=True)
+    assert float(mean.loss(batch)[0]) == pytest.approx(float(mean.loss(shifted)[0]), abs=1e-4)
+    assert float(plain.loss(batch)[0]) != pytest.approx(float(plain.loss(shifted)[0]), abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("env=cartpole", "model/head=gaussian"), "model/head=categorical"),
+        (("env=continuous_bandit", "model/head=categorical"), "mixture_of_gaussians"),
+        (("env=cartpole", "data=replay"), "learns from data=episodes"),
+        (
+            ("env=continuous_bandit", "model/head=mixture_of_gaussians", "algo.entropy_coefficient=0.1"),
+            "entropy of MixtureOfGaussians",
+        ),
+        (("env=frozen_lake", "algo.normalize_observations=true"), "have no mean"),
+    ],
+)
+def test_wrong_pairings_are_answered_with_right_ones(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        algorithm(tmp_path, "algo=reinforce", *overrides)
+
+
+def test_it_resumes_exactly(tmp_path: Path) -> None:
+    resumes_exactly(tmp_path, "algo=reinforce", "algo.baseline=value", "algo.normalize_observations=true")
+
+
+def test_it_learns_a_bandit(tmp_path: Path) -> None:
+    """The best policy earns E max_a f(X, a); a uniform one 0."""
+    options = ("env=contextual_bandit", "data.num_envs=32", "optimizer.lr=1e-2", "total_env_steps=12_000")
+    train(tmp_path / "run", "algo=reinforce", *options, "eval_every=12_000", "eval_episodes=400")
+    environment = ContextualBandit()
+    x = np.random.default_rng(0).uniform(-1, 1, size=(100_000, 1, 2))
+    best = environment.f(x, np.arange(3)).max(1).mean()
+    row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    found = dict(zip(row[0].split(","), row[-1].split(","), strict=True))
+    assert float(found["eval/return_mean"]) > 0.85 * best
