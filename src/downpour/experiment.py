@@ -32,9 +32,10 @@ class Settings:
     """The keys that belong to no group."""
 
     seed: NonNegativeInt
-    total_env_steps: PositiveInt
+    total_env_steps: PositiveInt | None = None
+    total_gradient_steps: PositiveInt | None = None
     eval_every: PositiveInt
-    eval_episodes: PositiveInt
+    eval_episodes: PositiveInt | None = None
     resume: str | None
 
 
@@ -63,8 +64,22 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     if data.stream not in algorithm.learns_from:
         options = " or ".join(f"data={name}" for name in algorithm.learns_from)
         raise ConfigError("data", data.stream, f"{algorithm.__name__} learns from {options}")
+    length = f"total_{data.step_name}"
+    if settings.get(length) is None:
+        raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
     build(groups["trainer"])  # says what this machine lacks
     return {**settings, **groups}
+
+
+def total_steps(config: Mapping[str, Any]) -> int:
+    """Length of a run, in the steps that its data module counts."""
+    data: Any = locate(config["data"]["_target_"], "data")
+    return config[f"total_{data.step_name}"]
+
+
+def monitored(config: Mapping[str, Any]) -> str:
+    """The metric by which the run is judged: what decides which checkpoint is best."""
+    return config["callbacks"].get("checkpoint", {}).get("monitor", "eval/return_mean")
 
 
 def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, Any]:
@@ -78,7 +93,9 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     algorithm = build(
         config["algo"],
         **data.spaces,
-        network=lambda input_space, outputs: build(config["model"], input_space=input_space, outputs=outputs),
+        network=lambda input_space, outputs, **more: build(
+            config["model"], input_space=input_space, outputs=outputs, **more
+        ),
         optimizer=lambda parameters: build(config["optimizer"], params=parameters),
     )
     seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
@@ -96,7 +113,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
     """Train in this process, one of the ranks of the run.
 
     Returns:
-        The mean return of the last evaluation.
+        What the last evaluation found, of the metric that decides which checkpoint is best.
 
     Raises:
         ConfigError, TrainingError: with the message to show.
@@ -109,9 +126,9 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
     run = Run(
         directory=directory,
         seed=config["seed"],
-        total_steps=config["total_env_steps"],
+        total_steps=total_steps(config),
         eval_every=config["eval_every"],
-        eval_episodes=config["eval_episodes"],
+        eval_episodes=config.get("eval_episodes") or 0,
         rank=rank,
         world_size=world_size,
     )
@@ -158,7 +175,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
         with contextlib.suppress(Exception):
             for logger in trainer.loggers:
                 logger.finalize("success" if status == "finished" else "failed")
-    value = trainer.callback_metrics.get("eval/return_mean")
+    value = trainer.callback_metrics.get(monitored(config))
     return None if value is None else float(value)
 
 
@@ -179,14 +196,15 @@ def summarize(
     """What summary.json says of a run."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     old = directories.read_summary(directory) if before else {}
-    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("eval/")}
+    measured = ("eval/", "test/")
+    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(measured)}
     saver = next((c for c in trainer.callbacks if isinstance(c, Checkpoint)), None)  # type: ignore[attr-defined]
     recorder = next((c for c in trainer.callbacks if isinstance(c, Recorder)), None)  # type: ignore[attr-defined]
     return {
         "status": status,
-        **(metrics or {name: v for name, v in old.items() if name.startswith("eval/")}),
-        "eval/episodes": config["eval_episodes"],
-        "best/return_mean": saver.best if saver else None,
+        **(metrics or {name: v for name, v in old.items() if name.startswith(measured)}),
+        "eval/episodes": config.get("eval_episodes"),
+        f"best/{monitored(config).rpartition('/')[2]}": saver.best if saver else None,
         f"best/{data.step_name}": saver.best_step if saver else None,
         data.step_name: data.step,
         "gradient_steps": trainer.lightning_module.gradient_steps,

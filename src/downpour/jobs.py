@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from downpour import directory as directories
 from downpour import experiment
 from downpour.cli import Failed
-from downpour.config import ConfigError, build, nearest
+from downpour.config import ConfigError, build, locate, nearest
 from downpour.launch import launch
 from downpour.trainer import Hardware
 
@@ -24,7 +24,7 @@ def run(
     """Train what `config` says, in `directory`.
 
     Returns:
-        The mean return of the last evaluation, for sweepers.
+        What the last evaluation found, of the metric that decides which checkpoint is best; for sweepers.
 
     Raises:
         ConfigError: before anything is built or written, wherever possible.
@@ -33,7 +33,9 @@ def run(
     if config["resume"]:
         continued = resumed(Path(config["resume"]), overrides)
         if continued is None:
-            return directories.read_summary(directory).get("eval/return_mean")
+            return directories.read_summary(directory).get(
+                experiment.monitored(directories.read_config(directory, "resume"))
+            )
         config = continued
     elif (directory / directories.CONFIG).exists():
         raise ConfigError("hydra.run.dir", directory, "holds a run already; name another, or resume it with resume=DIR")
@@ -48,7 +50,7 @@ def run(
         elif code := launch(config, directory, hardware):
             raise Failed(code)
         finish(directory)
-    return directories.read_summary(directory).get("eval/return_mean")
+    return directories.read_summary(directory).get(experiment.monitored(config))
 
 
 def finish(directory: Path) -> None:
@@ -84,7 +86,9 @@ def resumed(directory: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
     plain: Any = OmegaConf.to_container(config, resolve=True)
     plain["resume"] = str(directory)
     summary = directories.read_summary(directory)
-    if summary.get("status") == "finished" and summary.get("env_steps", 0) >= plain["total_env_steps"]:
-        print(f"{directory} is finished; total_env_steps={2 * plain['total_env_steps']} would go on with it")
+    total = experiment.total_steps(plain)
+    counted: Any = locate(plain["data"]["_target_"], "data")
+    if summary.get("status") == "finished" and summary.get(counted.step_name, 0) >= total:
+        print(f"{directory} is finished; total_{counted.step_name}={2 * total} would go on with it")
         return None
     return plain

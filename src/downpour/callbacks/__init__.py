@@ -5,5 +5,6 @@ from downpour.callbacks.early_stop import EarlyStop
 from downpour.callbacks.evaluation import Evaluation
 from downpour.callbacks.progress import Progress
 from downpour.callbacks.recorder import Recorder
+from downpour.callbacks.validation import Validation
 
-__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder"]
+__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder", "Validation"]

@@ -73,12 +73,16 @@ class Checkpoint(Callback):
         self._signal = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        # After the last round of an epoch its evaluation comes first: a resumed run would not make up for it.
+        if self._asked_to_stop(trainer) and not trainer.datamodule.evaluation_due:
+            self.save(trainer)
+            raise Stopped(self._signal or signal.SIGTERM)
+
+    def _asked_to_stop(self, trainer: Any) -> bool:
         stop = self._signal is not None
         if trainer.world_size > 1:  # all ranks stop after the same round
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
-            self.save(trainer)
-            raise Stopped(self._signal or signal.SIGTERM)
+        return stop
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._evaluations += 1
@@ -91,6 +95,9 @@ class Checkpoint(Callback):
             self.save(trainer)
         if improved and trainer.is_global_zero:
             _copy(self.directory / LAST, self.directory / BEST)
+        if self._asked_to_stop(trainer) and not data.finished:
+            self.save(trainer)
+            raise Stopped(self._signal or signal.SIGTERM)
 
     def save(self, trainer: Any) -> None:
         """Write last.ckpt; the one before becomes previous.ckpt. All ranks must call it."""

@@ -99,6 +99,7 @@ class ReplayData(LightningDataModule):
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
         self._started = False
+        self._end = 0
 
     @property
     def step(self) -> int:
@@ -109,6 +110,11 @@ class ReplayData(LightningDataModule):
     def finished(self) -> bool:
         """Whether the run has had all its steps."""
         return self.step >= self.run.total_steps
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this epoch has had all its rounds."""
+        return self.step >= self._end
 
     def train_dataloader(self) -> "ReplayData":
         """The stream is its own loader."""
@@ -122,7 +128,7 @@ class ReplayData(LightningDataModule):
     def __iter__(self) -> Iterator[TensorDict]:
         if not self._started:
             self._start()
-        end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
+        self._end = end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
         while self.step < end:
             yield self._next_round()
 
