@@ -20,6 +20,24 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
+# Where in them the parts of an experiment are defined. Elsewhere lie classes that start processes or import at will
+# (`torch.distributed.elastic`'s handlers, for one), which a run directory from anywhere must not get built.
+COMPONENTS = (
+    "downpour",
+    "torch.nn",
+    "torch.optim",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.core",
+    "lightning.pytorch.loggers",
+    "lightning.pytorch.plugins",
+    "lightning.pytorch.profilers",
+    "lightning.pytorch.strategies",
+    "torchrl.modules",
+    "torchrl.objectives",
+    "torchmetrics",
+    "gymnasium.spaces",
+    "gymnasium.wrappers",
+)
 # Constructors of other packages say `float`; these names mean the same thing everywhere.
 COMMON_RANGES: dict[str, Any] = {
     "lr": PositiveFloat,
@@ -53,7 +71,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
-    """The class (or function of downpour) that `target` names.
+    """The class (or function of downpour, if it is annotated to return an object of one) that `target` names.
 
     Only what this project is made of may be named: a run directory can come from anywhere, and building it must not
     run code of somebody's choosing. An attribute that a trusted module merely imported (`torch.os.system`) is not
@@ -74,11 +92,15 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_", target, "no such class") from None
     except (ImportError, AttributeError, ValueError):
         raise ConfigError(f"{key}._target_", target, "no such class") from None
-    home = getattr(found, "__module__", "").split(".")[0]
-    is_ours = inspect.isfunction(found) and home == "downpour"
-    if home not in TRUSTED or not (inspect.isclass(found) or is_ours):
+    is_ours = inspect.isfunction(found) and found.__module__.split(".")[0] == "downpour"
+    if not _is_component(_signature(found).return_annotation if is_ours else found):
         raise ConfigError(f"{key}._target_", target, "is not a class that a configuration may build")
     return found
+
+
+def _is_component(found: Any) -> bool:
+    home = f"{found.__module__}." if inspect.isclass(found) else ""
+    return any(home.startswith(f"{package}.") for package in COMPONENTS)
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:

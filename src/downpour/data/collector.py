@@ -158,8 +158,8 @@ class Collector:
         thaw_environments(self.environments, state["environments"].numpy().tobytes())
         self._observation = state["observation"].numpy()
         self._done = state["done"].numpy()
-        self._return = state["return"].numpy()
-        self._length = state["length"].numpy()
+        self._return = state["return"].numpy().copy()  # these are changed in place
+        self._length = state["length"].numpy().copy()
 
 
 def _tensors(rows: dict[str, np.ndarray]) -> TensorDict:

@@ -51,7 +51,9 @@ class Replay:
         self.count = 0  # rows ever written
         self.generator = generator
         storage = (
-            LazyMemmapStorage(self.capacity, scratch_dir=directory) if directory else LazyTensorStorage(self.capacity)
+            LazyMemmapStorage(self.capacity, scratch_dir=directory, existsok=True)  # a resumed run fills it anew
+            if directory
+            else LazyTensorStorage(self.capacity)
         )
         sampler = _Uniform(self) if alpha is None else _Prioritized(self, alpha)
         # A list would be the default batch; identity keeps the tensors as they come.
@@ -98,6 +100,10 @@ class Replay:
         batch = self.transitions(index)
         batch["weight"] = self.is_transition(index).to(torch.float32)
         return batch.view(steps, self.num_envs)
+
+    def has_transitions(self) -> bool:
+        """Whether there is any to draw."""
+        return bool(self.is_transition(torch.arange(min(self.count, self.capacity))).any())
 
     def is_transition(self, index: Tensor) -> Tensor:
         """Whether a transition ends at each of these rows [batch] -> [batch] of bool."""

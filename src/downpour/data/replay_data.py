@@ -100,6 +100,7 @@ class ReplayData(LightningDataModule):
         self._round: TensorDict | None = None
         self._started = False
         self._end = 0
+        self._can_draw = False
 
     @property
     def step(self) -> int:
@@ -141,17 +142,22 @@ class ReplayData(LightningDataModule):
         self.memory.extend(self.collector.collect(self.round_steps, self._act))
         begin = time.perf_counter()
         if not self.replays:
-            batch = self.memory.latest(min(self.round_steps, self.memory.count // self.num_envs - self.n_step))
+            complete = self.memory.count // self.num_envs - self.n_step
+            batch = self.memory.latest(max(0, min(self.round_steps, complete)))
             if self.run.world_size == 1:  # ranks must make equal numbers of gradient steps; one process need not
                 batch = batch[batch["weight"].any(1)]
-        elif self.step <= self.warmup:
-            batch = self.memory.sample(1, self.batch_size)[:0]
+        elif self.step <= self.warmup or not self._draws():
+            batch = self.memory.transitions(torch.empty(0, dtype=torch.long)).view(0, self.batch_size)
         else:
             beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
             batch = self.memory.sample(self.updates, self.batch_size, beta)
         self.seconds["replay"] += time.perf_counter() - begin
         self._round = batch
         return batch
+
+    def _draws(self) -> bool:
+        self._can_draw = self._can_draw or self.memory.has_transitions()
+        return self._can_draw
 
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]

@@ -1,10 +1,12 @@
 """Freezing a vector environment and thawing it again, without trusting what is thawed."""
 
 import contextlib
+import copyreg
 import io
 import pickle
 from typing import Any
 
+from gymnasium.utils import EzPickle
 from gymnasium.vector import VectorEnv
 
 # What cannot be pickled and need not be: a fresh vector environment has its own.
@@ -16,10 +18,12 @@ FUNCTIONS = {
     ("numpy._core.numeric", "_frombuffer"),
     ("numpy.random._pickle", "__generator_ctor"),
     ("numpy.random._pickle", "__bit_generator_ctor"),
+    ("numpy.random._pickle", "__randomstate_ctor"),
     ("copyreg", "_reconstructor"),
     ("copyreg", "__newobj__"),
     ("numpy.random.bit_generator", "__pyx_unpickle_SeedSequence"),
     ("_codecs", "encode"),
+    (__name__, "fill"),
 }
 CLASSES = {
     "builtins": {"object", "set", "frozenset", "complex", "bytearray", "slice", "range"},
@@ -34,16 +38,41 @@ CLASSES = {
     "mujoco._structs": {"MjModel", "MjData"},
     "mujoco._enums": None,
 }
-# Packages of environments: their classes hold state. Their functions are never called.
+# Packages of environments: the classes they define hold state. Their functions are never called.
 PACKAGES = (
+    "downpour.environments",
     "gymnasium.core",
     "gymnasium.envs",
     "gymnasium.spaces",
     "gymnasium.vector",
     "gymnasium.wrappers",
-    "gymnasium.utils",
+    "minatar",
 )
-ROOTS = ("downpour", "minatar")
+# In these are classes that unpickle what they are given, start processes or write files.
+REFUSED = (
+    "gymnasium.vector.async_vector_env",
+    "gymnasium.vector.utils",
+    "gymnasium.wrappers.rendering",
+    "gymnasium.wrappers.vector",
+)
+
+
+def _in(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+def fill(target: Any, state: dict[str, Any]) -> None:
+    """Give an object its attributes, whatever it does by itself when it is unpickled."""
+    vars(target).update(state)
+
+
+class _Pickler(pickle.Pickler):
+    """Saves where an environment is, also where it would save only what it was made from (EzPickle: MuJoCo)."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, EzPickle):
+            return copyreg.__newobj__, (type(value),), dict(vars(value)), None, None, fill  # type: ignore[attr-defined]
+        return NotImplemented
 
 
 class _Unpickler(pickle.Unpickler):
@@ -56,10 +85,11 @@ class _Unpickler(pickle.Unpickler):
             return super().find_class(module, name)
         listed = module in CLASSES and (CLASSES[module] is None or name in (CLASSES[module] or ()))
         numpy_dtype = module == "numpy.dtypes"
-        packaged = any(module == p or module.startswith(p + ".") for p in PACKAGES) or module.split(".")[0] in ROOTS
-        if listed or packaged or numpy_dtype:
+        if listed or numpy_dtype or _in(module, PACKAGES):
             found = super().find_class(module, name)
-            if isinstance(found, type):
+            # A module also has the names it imports (`functools.partial`, `CloudpickleWrapper`): its own are meant.
+            own = listed or numpy_dtype or (_in(found.__module__, PACKAGES) and not _in(found.__module__, REFUSED))
+            if isinstance(found, type) and own:
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is not a known class")
 
@@ -79,7 +109,9 @@ def freeze_environments(environments: VectorEnv) -> bytes | None:
     if "parent_pipes" in state:  # the worlds live in other processes
         return None
     with contextlib.suppress(Exception):  # whatever a pickling hook of somebody's environment may raise
-        data = pickle.dumps(state)
+        file = io.BytesIO()
+        _Pickler(file).dump(state)
+        data = file.getvalue()
         thaw(data)
         return data
     return None

@@ -1,0 +1,50 @@
+"""Learning under the protocols of the field, over seeds, with bootstrap intervals.
+
+python benchmarks/learning.py cleanrl-cartpole 10
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = {
+    "cleanrl-cartpole": ["experiment=cleanrl_dqn"],
+    "cleanrl-acrobot": ["experiment=cleanrl_dqn", "env=acrobot"],
+    "zoo-cartpole": ["experiment=zoo_cartpole"],
+}
+
+
+def study(name: str, seeds: int, directory: Path) -> str:
+    """Train every seed that has not been trained yet; return one line of the table."""
+    greedy, last = [], []
+    for seed in range(seeds):
+        run = directory / name / str(seed)
+        if not (run / "summary.json").exists():
+            command = [sys.executable, str(ROOT / "src" / "train.py"), *STUDIES[name], f"seed={seed}"]
+            subprocess.run([*command, f"hydra.run.dir={run}"], check=True)
+        returns = np.genfromtxt(run / "episodes.csv", delimiter=",", names=True)["return"]
+        last.append(returns[-100:].mean())
+        metrics = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)["evalreturn_mean"]
+        greedy.append(metrics[~np.isnan(metrics)][-1])
+    return f"| {name} | {seeds} | {_interval(last)} | {_interval(greedy)} |"
+
+
+def _interval(values: list[float]) -> str:
+    mean = np.mean(values)
+    if np.ptp(values) == 0:
+        return f"{mean:.1f} (all seeds)"
+    found = bootstrap((values,), np.mean, confidence_level=0.95, method="percentile", rng=0).confidence_interval
+    return f"{mean:.1f} [{found.low:.1f}, {found.high:.1f}]"
+
+
+if __name__ == "__main__":
+    chosen = [name for name in sys.argv[1:] if name in STUDIES] or list(STUDIES)
+    seeds = next((int(word) for word in sys.argv[1:] if word.isdigit()), 10)
+    print("| protocol | seeds | last 100 training episodes, mean [95 %] | final greedy evaluation, mean [95 %] |")
+    print("|---|---|---|---|")
+    for name in chosen:
+        print(study(name, seeds, ROOT / "outputs" / "bench"), flush=True)
