@@ -77,9 +77,7 @@ class DatasetData(LightningDataModule):
         self.mean, self.scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         if standardize and source.standardizable:
             self.mean, self.scale = fit(self.samples, self.rows["train"])
-            for begin in range(0, len(self.samples.inputs), CHUNK):
-                block = self.samples.inputs[begin : begin + CHUNK]
-                np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
+        self._prepare()
         self.spaces: dict[str, gym.Space] = {
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
@@ -89,6 +87,17 @@ class DatasetData(LightningDataModule):
         self.seconds = {"data": 0.0}
         self._end = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
+
+    def _prepare(self) -> None:
+        """Standardise in place, a block at a time, and fill holes with the mean."""
+        fill = self.mean
+        if self.samples.holes and not self.mean.any():
+            fill = fit(self.samples, self.rows["train"])[0]
+        for begin in range(0, len(self.samples.inputs), CHUNK):
+            block = self.samples.inputs[begin : begin + CHUNK]
+            if self.samples.holes:
+                np.copyto(block, fill, where=np.isnan(block))
+            np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
 
     def setup(self, stage: str) -> None:
         """Move the data to where it will be read."""
@@ -174,11 +183,15 @@ def fit(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         Two float32 arrays that broadcast against `samples.inputs`.
     """
     axes = (0, 2, 3) if samples.is_image else tuple(range(samples.inputs.ndim - 1))
-    count = len(rows) * int(np.prod([samples.inputs.shape[a] for a in axes[1:]]))
-    shape = [1 if a in axes else n for a, n in enumerate(samples.inputs.shape)]
     parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
-    mean = sum(samples.inputs[p].sum(axes, dtype=np.float64) for p in parts).reshape(shape) / count
-    square = sum(np.square(samples.inputs[p] - mean).sum(axes) for p in parts).reshape(shape) / count
+    # Sums without the holes; a column that is all holes has the mean 0.
+    count = sum(_sum(~np.isnan(samples.inputs[p]), axes) for p in parts)
+    mean = sum(_sum(samples.inputs[p], axes) for p in parts) / np.maximum(count, 1)
+    square = sum(_sum(np.square(samples.inputs[p] - mean), axes) for p in parts) / np.maximum(count, 1)
     deviation = np.sqrt(square)
     constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
     return mean.astype(np.float32)[0], np.where(constant, 1.0, deviation).astype(np.float32)[0]
+
+
+def _sum(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.nansum(values, axes, dtype=np.float64, keepdims=True)

@@ -23,6 +23,7 @@ class Samples:
         origin: what messages call it (a file, say).
         columns: names of the input's columns, where it has any.
         first_line: what the file calls row 0.
+        holes: inputs may be NaN: the mean of the training rows is filled in.
         test_from: rows from here on are the data set's own test split; None leaves the split to chance.
     """
 
@@ -32,6 +33,7 @@ class Samples:
     origin: str = "the data set"
     columns: Sequence[str] | None = None
     first_line: int = 0
+    holes: bool = False
     test_from: int | None = None
 
     @property
@@ -78,13 +80,18 @@ class Samples:
     def _finite(self, block: np.ndarray, begin: int, columns: Sequence[str] | None, what: str) -> None:
         if np.isfinite(np.sum(block)):  # one pass without a copy; a sum of finite floats may overflow, hence below
             return
-        wrong = np.argwhere(~np.isfinite(block.reshape(len(block), -1)))
+        bad = np.isinf if self.holes else _is_not_finite
+        wrong = np.argwhere(bad(block.reshape(len(block), -1)))
         if len(wrong):
             row, column = map(int, wrong[0])
             value = block.reshape(len(block), -1)[row, column]
             name = f" ({columns[column]})" if columns is not None else ""
             where = f"{self.origin}, row {begin + row + self.first_line}, {what} column {column}{name}"
             raise ConfigError(message=f"{where}: {value} is not a finite number; mend or drop the row")
+
+
+def _is_not_finite(values: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(values)
 
 
 def as_images(rows: np.ndarray, shape: Sequence[int], origin: str) -> np.ndarray:

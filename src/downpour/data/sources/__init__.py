@@ -3,5 +3,7 @@
 from downpour.data.sources.base import Source
 from downpour.data.sources.bundled import Digits
 from downpour.data.sources.generated import Regression, Sequence, TwoMoons
+from downpour.data.sources.openml import OpenML
+from downpour.data.sources.table import Table
 
-__all__ = ["Digits", "Regression", "Sequence", "Source", "TwoMoons"]
+__all__ = ["Digits", "OpenML", "Regression", "Sequence", "Source", "Table", "TwoMoons"]
