@@ -72,8 +72,8 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("at", [13, 20, 41])
 def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    options = (*SMALL, "+data.augmentation._target_=downpour.data.augmentation.Augmentation")
-    options = (*options, "+data.augmentation.shift=1", "+data.augmentation.noise=0.1", "callbacks.recorder.every=6")
+    options = (*SMALL, "data.augmentation.shift=1", "data.augmentation.noise=0.1", "callbacks.recorder.every=6")
+    options = (*options, "model.dropout=0.2", "model.normalization=batch")
     train(tmp_path / "whole", *options)
     train_stopped(monkeypatch, tmp_path / "stopped", at, *options)
     for name in ("metrics.csv", "episodes.csv"):

@@ -1,7 +1,9 @@
 """Function classes: from observations (or inputs) to numbers."""
 
+from downpour.networks.convolutional import ConvNet, ResNet
 from downpour.networks.features import Features
 from downpour.networks.linear import Linear, Table
 from downpour.networks.mlp import MLP
+from downpour.networks.recurrent import Recurrent
 
-__all__ = ["MLP", "Features", "Linear", "Table"]
+__all__ = ["MLP", "ConvNet", "Features", "Linear", "Recurrent", "ResNet", "Table"]
