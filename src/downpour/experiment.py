@@ -18,7 +18,7 @@ from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint, Stopped, newest_whole
 from downpour.callbacks.recorder import Recorder
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate
-from downpour.loggers.files import RunFiles
+from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware
 
@@ -89,17 +89,22 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build(config["env"]) if config["env"] else None
     data = build(config["data"], environment=environment, run=run)
+    algorithm = build_algorithm(config, data.spaces)
+    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    return algorithm, data, environment
+
+
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
     seed_all(config["seed"])
-    algorithm = build(
+    return build(
         config["algo"],
-        **data.spaces,
+        **spaces,
         network=lambda input_space, outputs, **more: build(
             config["model"], input_space=input_space, outputs=outputs, **more
         ),
         optimizer=lambda parameters: build(config["optimizer"], params=parameters),
     )
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
-    return algorithm, data, environment
 
 
 def seed_all(seed: int) -> None:
@@ -169,12 +174,16 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
         status = "stopped"
         raise
     finally:
-        if trainer.is_global_zero:
-            summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
-            directories.write_summary(directory, summary)
-        with contextlib.suppress(Exception):
+        try:
+            if trainer.is_global_zero:
+                summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
+                directories.write_summary(directory, summary)
+        finally:
             for logger in trainer.loggers:
-                logger.finalize("success" if status == "finished" else "failed")
+                with contextlib.suppress(Exception):
+                    logger.finalize("success" if status == "finished" else "failed")
+                    if isinstance(logger, WandB):
+                        logger.close(status)
     value = trainer.callback_metrics.get(monitored(config))
     return None if value is None else float(value)
 

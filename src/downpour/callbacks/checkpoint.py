@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -169,14 +170,19 @@ def restore_generators(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(generator, device)
 
 
-def newest_whole(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a run that can be read to its end, and its content on the CPU.
+def newest_whole(
+    directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
+) -> tuple[Path, dict[str, Any]]:
+    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
+
+    Args:
+        names: which to try, in this order.
 
     Raises:
         ConfigError: there is none.
     """
     broken = []
-    for name in (LAST, PARTIAL, PREVIOUS, BEST):
+    for name in names:
         path = directory / "checkpoints" / name
         if not path.exists():
             continue

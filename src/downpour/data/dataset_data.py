@@ -194,4 +194,4 @@ def fit(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sum(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    return np.nansum(values, axes, dtype=np.float64, keepdims=True)
+    return np.asarray(np.nansum(values, axes, dtype=np.float64, keepdims=True))

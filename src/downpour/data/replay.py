@@ -12,18 +12,17 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
-from torchrl.data.replay_buffers.samplers import PrioritizedSampler, RandomSampler
 
 from downpour.data.journal import Journal
+from downpour.data.samplers import Prioritized, Uniform
 
 
 class Replay:
     """A ring of rows (see `Collector`), those of several environments interleaved.
 
     The row before row j of the same environment is j - num_envs, so the transition that ends at j is read as the pair
-    of them: neither a next observation nor a stack is ever stored. Sampling is TorchRL's, by the row a transition
-    ends at; rows that end none (a reset, the oldest of the ring, or one whose n-step window is not complete yet) are
-    drawn again.
+    of them: neither a next observation nor a stack is ever stored. Transitions are drawn by the row they end at; rows
+    that end none (a reset, the oldest of the ring, or one whose n-step window is not complete yet) never are.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Replay:
             if directory
             else LazyTensorStorage(self.capacity)
         )
-        sampler = _Uniform(self) if alpha is None else _Prioritized(self, alpha)
+        sampler = Uniform(self) if alpha is None else Prioritized(self, alpha)
         # A list would be the default batch; identity keeps the tensors as they come.
         self.buffer = ReplayBuffer(storage=storage, sampler=sampler, collate_fn=lambda rows: rows)
         self.buffer.set_rng(generator)
@@ -77,6 +76,9 @@ class Replay:
             [updates, batch_size] of `observation`, `action`, `reward` (summed over n steps), `next_observation`,
             `terminated`, `discount` (gamma^n) and, if prioritized, `weight`, `index` and `td_error`, which the
             learner fills in.
+
+        Raises:
+            LookupError: there is no transition; see `has_transitions`.
         """
         sampler = self.buffer.sampler
         if self.alpha is not None:
@@ -84,7 +86,7 @@ class Replay:
         index, info = sampler.sample(self.buffer.storage, updates * batch_size)
         batch = self.transitions(index)
         if self.alpha is not None:
-            batch["weight"] = info["priority_weight"].to(torch.float32)
+            batch["weight"] = info["priority_weight"]
             batch["index"] = index
             batch["td_error"] = torch.zeros_like(batch["weight"])
         return batch.view(updates, batch_size)
@@ -111,29 +113,36 @@ class Replay:
         newest = self.count // self.num_envs - 1
         age = (newest - index // self.num_envs) % steps
         kept = min(newest + 1, steps)
-        return ~self._field("first")[index] & (age >= self.n_step - 1) & (age < kept - 1)
+        return ~self.field("first")[index] & (age >= self.n_step - 1) & (age < kept - 1)
+
+    def incomplete(self) -> Tensor:
+        """Rows that end no transition because what is before or after them is not in the ring."""
+        oldest = max(0, self.count - self.capacity)
+        newest = self.count - min(self.count, (self.n_step - 1) * self.num_envs)
+        rows = torch.cat([torch.arange(oldest, oldest + self.num_envs), torch.arange(newest, self.count)])
+        return rows % self.capacity
 
     def transitions(self, index: Tensor) -> TensorDict:
         """The transitions that end their first step at these rows; see `sample`."""
-        observation = self._field("observation")
+        observation = self.field("observation")
         before = (index - self.num_envs) % self.capacity
-        reward = self._field("reward")[index]
-        terminated = self._field("terminated")[index]
+        reward = self.field("reward")[index]
+        terminated = self.field("terminated")[index]
         discount = torch.full_like(reward, self.gamma)
         last = index
         if self.n_step > 1:
-            alive = ~(terminated | self._field("truncated")[index])
+            alive = ~(terminated | self.field("truncated")[index])
             for _ in range(1, self.n_step):
                 step = (last + self.num_envs) % self.capacity
                 last = torch.where(alive, step, last)
-                reward = reward + alive * discount * self._field("reward")[last]
+                reward = reward + alive * discount * self.field("reward")[last]
                 discount = torch.where(alive, discount * self.gamma, discount)
-                alive = alive & ~(self._field("terminated")[last] | self._field("truncated")[last])
-            terminated = self._field("terminated")[last]
+                alive = alive & ~(self.field("terminated")[last] | self.field("truncated")[last])
+            terminated = self.field("terminated")[last]
         return TensorDict(
             {
                 "observation": observation[before],
-                "action": self._field("action")[index],
+                "action": self.field("action")[index],
                 "reward": reward,
                 "next_observation": observation[last],
                 "terminated": terminated,
@@ -146,13 +155,14 @@ class Replay:
         """Proportional priorities |delta| (Schaul et al. 2016, section 3.3)."""
         self.buffer.update_priority(index.reshape(-1), td_error.abs().reshape(-1))
 
-    def _field(self, name: str) -> Tensor:
+    def field(self, name: str) -> Tensor:
+        """One column of the ring: [rows, ...]."""
         return self.buffer.storage._storage[name]
 
     def end_episodes(self) -> None:
         """Mark the newest row of every environment as truncated: what follows does not continue it."""
         newest = torch.arange(self.count - self.num_envs, self.count) % self.capacity
-        self._field("truncated")[newest] |= ~self._field("terminated")[newest]
+        self.field("truncated")[newest] |= ~self.field("terminated")[newest]
 
     def capture(self, journal: Journal, saved: int) -> dict[str, Any]:
         """Write the rows from number `saved` on to the journal; return the rest of the state as plain data."""
@@ -164,11 +174,7 @@ class Replay:
         journal.write(first, rows)
         state: dict[str, Any] = {"count": self.count, "generator": self.generator.get_state()}
         if self.alpha is not None:
-            sampler = self.buffer.sampler
-            slots = torch.arange(min(self.count, self.capacity))
-            state["priorities"] = torch.as_tensor(sampler._sum_tree[slots])
-            best, where = sampler._max_priority
-            state["max_priority"] = None if best is None else (float(best), None if where is None else int(where))
+            state["priorities"] = self.buffer.sampler.state_dict()
         return state
 
     def restore(self, state: dict[str, Any], journal: Journal) -> None:
@@ -184,38 +190,4 @@ class Replay:
         self.count = count
         self.generator.set_state(state["generator"])
         if self.alpha is not None:
-            sampler = self.buffer.sampler
-            slots = torch.arange(len(rows))
-            sampler._sum_tree[slots] = state["priorities"]
-            sampler._min_tree[slots] = state["priorities"]
-            sampler._max_priority = state["max_priority"]
-
-
-class _TransitionsOnly:
-    """Draws of a TorchRL sampler, without the rows that end no transition."""
-
-    replay: Replay
-
-    def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        indices: list[Tensor] = []
-        infos: list[dict[str, Tensor]] = []
-        missing = batch_size
-        while missing > 0:
-            index, info = super().sample(storage, missing + missing // 8 + 4)  # type: ignore[misc]
-            ends = self.replay.is_transition(index)
-            indices.append(index[ends][:missing])
-            infos.append({name: value[ends][:missing] for name, value in info.items()})
-            missing -= len(indices[-1])
-        return torch.cat(indices), {name: torch.cat([info[name] for info in infos]) for name in infos[0]}
-
-
-class _Uniform(_TransitionsOnly, RandomSampler):
-    def __init__(self, replay: Replay):
-        super().__init__()
-        self.replay = replay
-
-
-class _Prioritized(_TransitionsOnly, PrioritizedSampler):
-    def __init__(self, replay: Replay, alpha: float):
-        super().__init__(max_capacity=replay.capacity, alpha=alpha, beta=1.0)
-        self.replay = replay
+            self.buffer.sampler.load_state_dict(state["priorities"])

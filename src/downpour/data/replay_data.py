@@ -169,7 +169,7 @@ class ReplayData(LightningDataModule):
         return batch
 
     def _learn_priorities(self) -> None:
-        if self._round is not None and "td_error" in self._round and self._round.numel():
+        if self._round is not None and "td_error" in self._round and len(self._round):
             self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
         self._round = None
 

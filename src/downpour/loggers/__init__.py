@@ -2,5 +2,6 @@
 
 from downpour.loggers.files import RunFiles
 from downpour.loggers.tensorboard import TensorBoard
+from downpour.loggers.wandb import WandB
 
-__all__ = ["RunFiles", "TensorBoard"]
+__all__ = ["RunFiles", "TensorBoard", "WandB"]

@@ -39,7 +39,7 @@ class Recurrent(nn.Module):
             layers: recurrent layers on top of each other.
             truncation: time steps between two cuts; null backpropagates through all.
             dropout: chance that a number is left out on its way to the next layer.
-            initialization: of the weights, each gate by itself; with an LSTM's forget gate biased by 1 unless `default`.
+            initialization: of the weights, each gate by itself; an LSTM's forget gate is biased by 1 unless `default`.
 
         Raises:
             ConfigError: the inputs are no sequences.
