@@ -12,19 +12,33 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from torch.optim import Optimizer
 
 from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint, Stopped, newest_whole
 from downpour.callbacks.recorder import Recorder
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate
+from downpour.learning_rate import follow
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("algo", "env", "data", "model", "optimizer", "strategy", "trainer", "logger", "callbacks", "debug")
+GROUPS = (
+    "algo",
+    "env",
+    "data",
+    "model",
+    "optimizer",
+    "schedule",
+    "strategy",
+    "trainer",
+    "logger",
+    "callbacks",
+    "debug",
+)
 
 
 @dataclass(kw_only=True)
@@ -103,8 +117,16 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Alg
         network=lambda input_space, outputs, **more: build(
             config["model"], input_space=input_space, outputs=outputs, **more
         ),
-        optimizer=lambda parameters: build(config["optimizer"], params=parameters),
+        optimizer=lambda parameters: build_optimizer(config, parameters),
     )
+
+
+def build_optimizer(config: Mapping[str, Any], parameters: Any) -> Optimizer:
+    """The optimizer of a checked configuration, its step size on the configuration's schedule."""
+    optimizer = build(config["optimizer"], params=parameters)
+    if not config.get("schedule"):  # a run from before there were schedules
+        return optimizer
+    return follow(optimizer, build(config["schedule"], ranks=process()[1]))
 
 
 def seed_all(seed: int) -> None:
