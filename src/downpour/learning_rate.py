@@ -50,7 +50,7 @@ class Step(Constant):
 
 
 class Cosine(Constant):
-    """Half a cosine from 1 down to `end` over `steps` gradient steps, then `end` (Loshchilov and Hutter 2017, eq. 5)."""
+    """Half a cosine from 1 to `end` over `steps` gradient steps, then constant (Loshchilov and Hutter 2017, eq. 5)."""
 
     def __init__(self, *args: Any, steps: PositiveInt, end: Probability = 0.0, **kwargs: Any):
         """
