@@ -1,6 +1,5 @@
 """What predictions are worth: metrics of classifiers (torchmetrics) and of regressions."""
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -45,8 +44,3 @@ def confusion(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     """How often each class (row) was taken for each (column): [classes, classes]."""
     labels = targets.flatten()
     return multiclass_confusion_matrix(outputs.flatten(0, -2).argmax(-1), labels, classes, validate_args=False)
-
-
-def entropy(log_probabilities: Tensor) -> Tensor:
-    """Uncertainty of each prediction, in nats: [..., classes] -> [...]."""
-    return -torch.special.xlogy(log_probabilities.exp(), log_probabilities.exp()).sum(-1)
