@@ -2,8 +2,8 @@
 
 Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
 E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the chance to be kept (what `eval()` does; Torch
-scales up in training instead) is ad hoc: it exchanges the mean and the nonlinearity, and is exact only where the network is
-linear behind the masks.
+scales up in training instead) is ad hoc: it exchanges the mean and the nonlinearity, and is exact only where the
+network is linear behind the masks.
 """
 
 import itertools

@@ -23,21 +23,12 @@ from downpour.learning_rate import follow
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware
+from downpour.transfer import prepare
 
 log = logging.getLogger(__name__)
 
-GROUPS = (
-    "algo",
-    "env",
-    "data",
-    "model",
-    "optimizer",
-    "schedule",
-    "strategy",
-    "trainer",
-    "logger",
-    "callbacks",
-    "debug",
+GROUPS = tuple(
+    ["algo", "env", "data", "model", "optimizer", "schedule", "strategy", "trainer", "logger", "callbacks", "debug"]
 )
 
 
@@ -51,6 +42,8 @@ class Settings:
     eval_every: PositiveInt
     eval_episodes: PositiveInt | None = None
     resume: str | None
+    init_from: str | None = None
+    freeze: list[str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -160,6 +153,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
         world_size=world_size,
     )
     algorithm, data, environment = build_parts(config, run)
+    prepare(algorithm, config)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
     loggers = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
