@@ -27,9 +27,8 @@ from downpour.transfer import prepare
 
 log = logging.getLogger(__name__)
 
-GROUPS = tuple(
-    ["algo", "env", "data", "model", "optimizer", "schedule", "strategy", "trainer", "logger", "callbacks", "debug"]
-)
+LEARNING = ("algo", "env", "data", "model", "optimizer", "schedule")
+GROUPS = (*LEARNING, "strategy", "trainer", "logger", "callbacks", "debug")
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib
 import logging
 import os
 from typing import Any, Literal
@@ -49,8 +50,11 @@ class Gymnasium:
             max_episode_steps,
             kwargs or {},
         )
+        module, _, name = id.rpartition(":")
         try:
-            self.spec = gym.spec(id)
+            if module:
+                importlib.import_module(module)
+            self.spec = gym.spec(name)
         except (gym.error.Error, ModuleNotFoundError) as error:
             raise ConfigError("env.id", id, _unknown(id, error)) from None
         if max_episode_steps is not None:
