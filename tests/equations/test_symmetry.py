@@ -27,7 +27,9 @@ def test_permuted_hidden_units_are_the_same_minimum(tmp_path: Path, normalizatio
     permute(algorithm.network, torch.randperm(8, generator=torch.Generator().manual_seed(1)))
     after = algorithm.evaluate(data.split("test"))
     assert after["loss"] == pytest.approx(before["loss"], rel=1e-12) and before["loss"] < 0.3
-    moved = [float((p.detach() - old).abs().max()) for p, old in zip(algorithm.network.parameters(), theta, strict=True)]
+    moved = [
+        float((p.detach() - old).abs().max()) for p, old in zip(algorithm.network.parameters(), theta, strict=True)
+    ]
     assert moved[0] > 0.1  # another point of parameter space
 
 
