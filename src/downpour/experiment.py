@@ -15,6 +15,7 @@ import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from pydantic import Field
+from torch.optim import Optimizer
 
 from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
@@ -36,10 +37,13 @@ from downpour.failures import Stopped
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware, make_trainer
+from downpour.learning_rate import follow
+from downpour.transfer import prepare
 
 log = logging.getLogger(__name__)
 
-GROUPS = ("algo", "env", "data", "model", "optimizer", "strategy", "trainer", "logger", "callbacks", "debug")
+LEARNING = ("algo", "env", "data", "model", "optimizer", "schedule")
+GROUPS = (*LEARNING, "strategy", "trainer", "logger", "callbacks", "debug")
 
 
 @dataclass(kw_only=True)
@@ -47,10 +51,13 @@ class Settings:
     """The keys that belong to no group."""
 
     seed: Annotated[NonNegativeInt, Field(lt=2**32)]
-    total_env_steps: PositiveInt
+    total_env_steps: PositiveInt | None = None
+    total_gradient_steps: PositiveInt | None = None
     eval_every: PositiveInt
-    eval_episodes: PositiveInt
+    eval_episodes: PositiveInt | None = None
     resume: str | None
+    init_from: str | None = None
+    freeze: list[str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -89,6 +96,9 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     if data.stream not in algorithm.learns_from:
         options = " or ".join(f"data={name}" for name in algorithm.learns_from)
         raise ConfigError("data", data.stream, f"{algorithm.__name__} learns from {options}")
+    length = f"total_{data.step_name}"
+    if settings.get(length) is None:
+        raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
     build(groups["trainer"])  # says what this machine lacks
     return {**settings, **groups}
 
@@ -97,6 +107,11 @@ def length_key(config: Mapping[str, Any]) -> str:
     """The setting that says how long a run is, named after the steps that its data module counts."""
     data: Any = locate(config["data"]["_target_"], "data")
     return f"total_{data.step_name}"
+
+
+def monitored(config: Mapping[str, Any]) -> str:
+    """The metric by which the run is judged: what decides which checkpoint is best."""
+    return config["callbacks"].get("checkpoint", {}).get("monitor", "eval/return_mean")
 
 
 def build_group(config: Mapping[str, Any], group: str, **available: Any) -> Any:
@@ -133,9 +148,19 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Alg
         config,
         "algo",
         **spaces,
-        network=lambda input_space, outputs: build_group(config, "model", input_space=input_space, outputs=outputs),
-        optimizer=lambda parameters: build_group(config, "optimizer", params=parameters),
+        network=lambda input_space, outputs, **more: build_group(
+            config, "model", input_space=input_space, outputs=outputs, **more
+        ),
+        optimizer=lambda parameters: build_optimizer(config, parameters),
     )
+
+
+def build_optimizer(config: Mapping[str, Any], parameters: Any) -> Optimizer:
+    """The optimizer of a checked configuration, its step size on the configuration's schedule."""
+    optimizer = build_group(config, "optimizer", params=parameters)
+    if not config.get("schedule"):  # a run from before there were schedules
+        return optimizer
+    return follow(optimizer, build(config["schedule"], ranks=process()[1] or 1))
 
 
 def seed_all(seed: int) -> None:
@@ -161,11 +186,12 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
         seed=config["seed"],
         total_steps=config[length_key(config)],
         eval_every=config["eval_every"],
-        eval_episodes=config["eval_episodes"],
+        eval_episodes=config.get("eval_episodes") or 0,
         rank=rank,
         world_size=world_size or 1,
     )
     algorithm, data, environment = build_parts(config, run)
+    prepare(algorithm, config)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
     loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
@@ -248,9 +274,9 @@ def summary(trainer: Trainer, data: Any, algorithm: Algorithm, begin: float) -> 
     recorder = next((c for c in callbacks if isinstance(c, Recorder)), None)
     seconds = saver.seconds if saver else time.perf_counter() - begin
     return {
-        **{name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("eval/")},
-        "eval/episodes": data.run.eval_episodes,
-        "best/return_mean": saver.best if saver else None,
+        **{name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(("eval/", "test/"))},
+        **({"eval/episodes": data.run.eval_episodes} if data.run.eval_episodes else {}),
+        **({f"best/{saver.monitor.rpartition('/')[2]}": saver.best} if saver else {}),
         f"best/{data.step_name}": saver.best_step if saver else None,
         data.step_name: data.step,
         "gradient_steps": algorithm.gradient_steps,

@@ -24,7 +24,7 @@ def run(
     """Train what `config` says, in `directory`.
 
     Returns:
-        The mean return of the last evaluation, for sweepers.
+        What the last evaluation found, of the metric that decides which checkpoint is best; for sweepers.
 
     Raises:
         ConfigError: nothing is written yet.
@@ -61,7 +61,7 @@ def run(
             directories.note_failure(directory, failed)
             raise failed from (None if error is failed else error)
         finish(directory)
-    return directories.read_summary(directory).get("eval/return_mean")
+    return directories.read_summary(directory).get(experiment.monitored(config))
 
 
 def finish(directory: Path) -> None:

@@ -14,8 +14,8 @@ class Run:
     Attributes:
         directory: where the run writes; the same for all ranks.
         seed: fixes the initial weights on all ranks.
-        total_steps: length of the run, in the steps its data module counts (`env_steps` or `gradient_steps`), over
-        all ranks. eval_every: the same steps between two evaluations; an epoch of the trainer.
+        total_steps: length of the run over all ranks, in the steps its data module counts.
+        eval_every: the same steps between two evaluations; an epoch of the trainer.
         eval_episodes: episodes of one evaluation.
         rank, world_size: this process among those of the run.
     """

@@ -5,7 +5,8 @@ from downpour.callbacks.early_stop import EarlyStop
 from downpour.callbacks.evaluation import Evaluation
 from downpour.callbacks.progress import Progress
 from downpour.callbacks.recorder import Recorder
+from downpour.callbacks.validation import Validation
 from downpour.callbacks.value_distance import ValueDistance
 from downpour.callbacks.video import Video
 
-__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder", "ValueDistance", "Video"]
+__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder", "Validation", "ValueDistance", "Video"]

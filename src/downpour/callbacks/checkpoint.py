@@ -82,12 +82,18 @@ class Checkpoint(Callback):
         self._signal = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        # After the last round of an epoch its evaluation comes first: a resumed run would not make up for it.
+        if not trainer.datamodule.evaluation_due:
+            self._stop_if_asked(trainer, pl_module)
+
+    def _stop_if_asked(self, trainer: Any, pl_module: Any) -> None:
         asked = self._signal or 0
         if trainer.world_size > 1:  # all ranks stop after the same round
             numbers = torch.tensor(asked, device=pl_module.device)
             asked = int(trainer.strategy.reduce(numbers, reduce_op="max"))
         if asked:
-            self.save(trainer)
+            if trainer.datamodule.step != self._saved_step:
+                self.save(trainer)
             raise Stopped(asked)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -100,6 +106,8 @@ class Checkpoint(Callback):
             self.save(trainer)
         if improved and trainer.is_global_zero:
             mark_best(self.directory)
+        if not trainer.datamodule.finished:
+            self._stop_if_asked(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.datamodule.step != self._saved_step:

@@ -42,6 +42,7 @@ class Progress(Callback):
             data = trainer.datamodule
             if self.bar.update(data.step - self.bar.n):  # drawn just now
                 known = {"return": "train/return_mean", "epsilon": "train/epsilon", "loss": "train/loss"}
+                known["accuracy"] = "train/accuracy"
                 seen = trainer.callback_metrics
                 self.bar.set_postfix({k: f"{float(seen[v]):.3g}" for k, v in known.items() if v in seen}, refresh=False)
 

@@ -51,6 +51,9 @@ class Recorder(Callback):
         data = trainer.datamodule
         metrics = {f"train/{name}": float(torch.as_tensor(value).mean()) for name, value in algorithm.latest.items()}
         metrics["train/gradient_steps"] = algorithm.gradient_steps
+        groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
+        if groups and "base_lr" in groups[0]:  # it follows a schedule
+            metrics["train/learning_rate"] = groups[0]["lr"]
         episodes = gather(data.take_episodes()) if hasattr(data, "take_episodes") else []
         if episodes:
             episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))

@@ -48,6 +48,7 @@ class Experience(LightningDataModule):
         self.collector = Collector(environment.vector(num_envs), run)
         self.seconds = self.collector.seconds
         self._started = False
+        self._end = 0
 
     @property
     def step(self) -> int:
@@ -58,6 +59,11 @@ class Experience(LightningDataModule):
     def finished(self) -> bool:
         """Whether the run has had all its steps."""
         return self.step >= self.run.total_steps
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this epoch has had all its rounds."""
+        return self.step >= self._end
 
     def train_dataloader(self) -> "Experience":
         """The stream is its own loader."""
@@ -72,8 +78,8 @@ class Experience(LightningDataModule):
         if not self._started:
             self._start()
             self._started = True
-        end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        while self.step < end:
+        self._end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
+        while not self.evaluation_due:
             yield self._next_round()
 
     @abstractmethod

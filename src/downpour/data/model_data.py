@@ -32,7 +32,7 @@ class ModelData(LightningDataModule):
             ConfigError: the environment shows no transition table.
         """
         super().__init__()
-        self.run, self.step = run, 0
+        self.run, self.step, self._end = run, 0, 0
         self.spaces: dict[str, gym.Space] = {
             "observation_space": environment.observation_space,
             "action_space": environment.action_space,
@@ -46,6 +46,11 @@ class ModelData(LightningDataModule):
         """Whether the run has had all its sweeps."""
         return self.step >= self.run.total_steps
 
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this epoch has had all its sweeps."""
+        return self.step >= self._end
+
     def train_dataloader(self) -> "ModelData":
         """The stream is its own loader."""
         return self
@@ -55,8 +60,8 @@ class ModelData(LightningDataModule):
         return math.ceil(self.run.eval_every)
 
     def __iter__(self) -> Iterator[TensorDict]:
-        end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        while self.step < end:
+        self._end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
+        while not self.evaluation_due:
             self.step += 1
             yield self._round
 

@@ -1,8 +1,10 @@
 """Function classes: from observations (or inputs) to numbers."""
 
 from downpour.networks.basis import Basis
+from downpour.networks.convolutional import ConvNet, ResNet
 from downpour.networks.features import Features
 from downpour.networks.linear import Linear, Table
 from downpour.networks.mlp import MLP
+from downpour.networks.recurrent import Recurrent
 
-__all__ = ["MLP", "Basis", "Features", "Linear", "Table"]
+__all__ = ["MLP", "Basis", "ConvNet", "Features", "Linear", "Recurrent", "ResNet", "Table"]

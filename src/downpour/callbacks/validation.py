@@ -1,0 +1,49 @@
+"""Evaluation on held-out data."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from downpour.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class Validation(Callback):
+    """Metrics of the validation split at each epoch's end; of the test split once, when the run ends.
+
+    Every rank measures all of it, so that a network whose weights are spread over the ranks can be asked.
+    """
+
+    def __init__(self, run: Run, *, picture: bool = True):
+        """
+        Args:
+            picture: draw the test split's confusion matrix, confusion.png, when the run ends.
+        """
+        self.run, self.picture = run, picture
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        data = trainer.datamodule
+        metrics = {f"eval/{name}": value for name, value in pl_module.evaluate(data.split("validation")).items()}
+        over = data.finished or trainer.should_stop
+        if over:
+            metrics |= {f"test/{name}": value for name, value in pl_module.evaluate(data.split("test")).items()}
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, data.step)
+        if over and self.picture and trainer.is_global_zero and getattr(pl_module, "classes", None):
+            self._draw(trainer, pl_module, data)
+
+    def _draw(self, trainer: Any, algorithm: Any, data: Any) -> None:
+        from downpour.analysis.confusion import confusion_matrix
+        from downpour.scores import confusion
+
+        path = self.run.directory / "confusion.png"
+        outputs, targets = algorithm.predict(data.split("test"))
+        counts = confusion(outputs, targets, algorithm.classes)
+        confusion_matrix(counts.cpu().numpy(), data.samples.classes, path)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # Weights & Biases
+                logger.log_image("test/confusion", [str(path)], step=data.step)

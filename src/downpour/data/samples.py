@@ -1,0 +1,134 @@
+"""A data set in memory, and the checks it must pass before anything is trained on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from downpour.config import ConfigError
+
+CHUNK = 65_536  # rows looked at together: a check must not need a second copy of the data
+
+
+@dataclass
+class Samples:
+    """Inputs and targets, row by row.
+
+    Attributes:
+        inputs: [rows, *shape] of float32; images [rows, channels, height, width], sequences [rows, time, features].
+        targets: [rows] of int64 class numbers, [rows, time] of them, or [rows, outputs] of float32.
+        classes: names of the classes; None where the targets are numbers.
+        origin: what messages call it (a file, say).
+        columns: names of the input's columns, where it has any.
+        first_line: what the file calls row 0.
+        holes: inputs may be NaN: the mean of the training rows is filled in.
+        test_from: rows from here on are the data set's own test split; None leaves the split to chance.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    classes: tuple[str, ...] | None = None
+    origin: str = "the data set"
+    columns: Sequence[str] | None = None
+    first_line: int = 0
+    holes: bool = False
+    test_from: int | None = None
+
+    @property
+    def is_image(self) -> bool:
+        """Whether a row is [channels, height, width]."""
+        return self.inputs.ndim == 4
+
+    @property
+    def input_space(self) -> gym.Space:
+        """One input."""
+        return spaces.Box(-np.inf, np.inf, self.inputs.shape[1:], np.float32)
+
+    @property
+    def target_space(self) -> gym.Space:
+        """One target: Discrete for a class, MultiDiscrete for one at each time, Box for numbers."""
+        if self.classes is None:
+            return spaces.Box(-np.inf, np.inf, self.targets.shape[1:], np.float32)
+        if self.targets.ndim == 1:
+            return spaces.Discrete(len(self.classes))
+        return spaces.MultiDiscrete(np.full(self.targets.shape[1], len(self.classes)))
+
+    def check(self) -> "Samples":
+        """Itself, if every value can be learned from.
+
+        Raises:
+            ConfigError: an input or target that is not a finite number, or a label out of range; names row and column.
+        """
+        if len(self.inputs) != len(self.targets):
+            raise ConfigError(message=f"{self.origin}: {len(self.inputs)} inputs but {len(self.targets)} targets")
+        for begin in range(0, len(self.inputs), CHUNK):
+            self._finite(self.inputs[begin : begin + CHUNK], begin, self.columns, "input")
+        if self.classes is None:
+            self._finite(self.targets, 0, None, "target")
+            return self
+        wrong = (self.targets < 0) | (self.targets >= len(self.classes))
+        if wrong.any():
+            row = int(np.argwhere(wrong)[0][0])
+            label = self.targets[row] if self.targets.ndim == 1 else self.targets[row][wrong[row]][0]
+            where = f"{self.origin}, row {row + self.first_line}"
+            advice = f"labels are 0 to {len(self.classes) - 1} ({int(wrong.sum())} are not)"
+            raise ConfigError(message=f"{where}: the label {label} is out of range: {advice}")
+        return self
+
+    def _finite(self, block: np.ndarray, begin: int, columns: Sequence[str] | None, what: str) -> None:
+        if np.isfinite(np.sum(block)):  # one pass without a copy; a sum of finite floats may overflow, hence below
+            return
+        bad = np.isinf if self.holes else _is_not_finite
+        wrong = np.argwhere(bad(block.reshape(len(block), -1)))
+        if len(wrong):
+            row, column = map(int, wrong[0])
+            value = block.reshape(len(block), -1)[row, column]
+            name = f" ({columns[column]})" if columns is not None else ""
+            where = f"{self.origin}, row {begin + row + self.first_line}, {what} column {column}{name}"
+            raise ConfigError(message=f"{where}: {value} is not a finite number; mend or drop the row")
+
+
+def _is_not_finite(values: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(values)
+
+
+def as_images(rows: np.ndarray, shape: Sequence[int], origin: str) -> np.ndarray:
+    """Flat rows [rows, pixels] as [rows, *shape].
+
+    Raises:
+        ConfigError: a row has not as many values as such an image.
+    """
+    wanted = int(np.prod(shape))
+    if rows.shape[1] != wanted:
+        size = " x ".join(map(str, shape))
+        raise ConfigError(message=f"{origin}: a row has {rows.shape[1]} values, an image of {size} has {wanted}")
+    return rows.reshape(-1, *shape)
+
+
+def split(
+    rows: int, validation: float, test: float, rng: np.random.Generator, test_from: int | None = None
+) -> dict[str, np.ndarray]:
+    """Disjoint row numbers of `train`, `validation` and `test`, drawn from `rng`.
+
+    Args:
+        validation, test: parts of all rows; `test` is not used where the data set has its own test split.
+        test_from: first row of that split.
+
+    Raises:
+        ConfigError: one of them would be empty.
+    """
+    if test_from is None:
+        order = rng.permutation(rows)
+        own, rest = order[: round(test * rows)], order[round(test * rows) :]
+    else:
+        own, rest = np.arange(test_from, rows), rng.permutation(test_from)
+    held = round(validation * len(rest)) if test_from is not None else round(validation * rows)
+    parts = {"train": rest[held:], "validation": rest[:held], "test": own}
+    for name, part in parts.items():
+        if len(part) == 0:
+            key = "data.validation" if name == "train" else f"data.{name}"
+            value = {"validation": validation, "test": test}.get(name, validation)
+            raise ConfigError(key, value, f"the {name} split of {rows} rows is empty")
+    return {name: np.sort(part) for name, part in parts.items()}

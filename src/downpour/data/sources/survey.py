@@ -1,0 +1,57 @@
+"""A look through a CSV file before it is read: every row must be as long as the header."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from downpour.config import ConfigError
+
+
+def survey(path: Path) -> tuple[list[str], int]:
+    """Names of the columns and number of rows.
+
+    Raises:
+        ConfigError: no such file, not text, no rows, a name twice, or a row that is empty or of another length than the
+            header; names the line.
+    """
+    if not path.is_file():
+        raise ConfigError("data.source.path", path, "there is no such file")
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            header = next(csv.reader(file), [])
+        rows, empty = 0, 0
+        for line, length, first in _lengths(path):
+            if length == 0:
+                empty = empty or line
+                continue
+            if empty:
+                raise ConfigError(message=f"{path}, line {empty}: an empty row")
+            if length != len(header):
+                absent = f"{header[length]} and what follows is missing" if length < len(header) else "too many"
+                what = f"{length} values where the header has {len(header)} columns ({absent})"
+                raise ConfigError(message=f"{path}, line {line}, which begins with {first!r}: {what}")
+            rows += 1
+    except UnicodeDecodeError as error:
+        raise ConfigError("data.source.path", path, f"is not text in UTF-8 ({error})") from None
+    if rows < 2:
+        raise ConfigError("data.source.path", path, "has no rows below its header")
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise ConfigError("data.source.path", path, f"has two columns named {twice[0]!r}")
+    return [name.strip() for name in header], rows - 1
+
+
+def _lengths(path: Path) -> Iterator[tuple[int, int, str]]:
+    """(number, count of values, first value) of every line; by counting commas as long as nothing is quoted."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, 1):
+            if '"' in text:
+                break
+            bare = text.rstrip("\r\n")
+            yield line, text.count(",") + 1 if bare.strip() else 0, bare[: bare.find(",")]
+        else:
+            return
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        for number, row in enumerate(reader, 1):
+            if number >= line:  # those before are counted
+                yield reader.line_num, len(row), row[0] if row else ""

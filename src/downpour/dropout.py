@@ -1,0 +1,110 @@
+"""What a network trained with dropout says when it is used: three answers to one question.
+
+Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
+E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the chance to be kept (what `eval()` does; Torch
+scales up in training instead) is ad hoc: it exchanges the mean and the nonlinearity, and is exact only where the
+network is linear behind the masks.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+LARGEST = 20  # masked units that can be enumerated
+
+
+@contextmanager
+def _dropping(network: nn.Module) -> Iterator[None]:
+    """Everything as in use, but for the dropout layers, which go on dropping."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d | nn.RNNBase):
+            module.train()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def scaled(network: nn.Module, x: Tensor) -> Tensor:
+    """Weight scaling: logarithms of the probabilities [batch, classes] with every unit in its place."""
+    was_training = network.training
+    network.eval()
+    try:
+        return network(x).log_softmax(-1)
+    finally:
+        network.train(was_training)
+
+
+@torch.no_grad()
+def monte_carlo(network: nn.Module, x: Tensor, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The mean over `samples` random masks (Gal and Ghahramani 2016, eq. 6), and how much the masks disagree.
+
+    Args:
+        seed: of the masks; the global generators are left as they were.
+
+    Returns:
+        Logarithms of the mean probabilities [batch, classes]; the mutual information of prediction and mask in nats
+        [batch], which is 0 where all masks agree and is the part of the uncertainty that more data would remove.
+    """
+    mean: Tensor | None = None
+    doubt: Tensor | None = None
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _dropping(network):
+        torch.manual_seed(seed)
+        for _ in range(samples):
+            p = network(x).softmax(-1)
+            own = _entropy(p)
+            mean = p if mean is None else mean + p
+            doubt = own if doubt is None else doubt + own
+    assert mean is not None and doubt is not None
+    mean = mean / samples
+    return mean.log(), (_entropy(mean) - doubt / samples).clamp(min=0)
+
+
+@torch.no_grad()
+def exact(network: nn.Module, x: Tensor) -> Tensor:
+    """The mean over all masks of a small network with one dropout layer over vectors; logarithms [batch, classes].
+
+    Raises:
+        ValueError: there is not exactly one such layer, or it has more than 20 units.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    if len(layers) != 1:
+        raise ValueError(f"masks are enumerated for one dropout layer, the network has {len(layers)}")
+    (layer,) = layers
+    given: list[Tensor] = []
+    mask: Tensor | None = None
+
+    def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        given.append(inputs[0])
+        return None if mask is None else inputs[0] * mask / (1 - layer.p)
+
+    was_training = network.training
+    network.eval()
+    handle = layer.register_forward_hook(replace)
+    try:
+        network(x)
+        units = given[0].shape[-1]
+        if units > LARGEST:
+            raise ValueError(f"2^{units} masks are too many to enumerate; at most {LARGEST} units")
+        total: Tensor | float = 0.0
+        for kept in itertools.product((0.0, 1.0), repeat=units):
+            mask = x.new_tensor(kept)
+            chance = (1 - layer.p) ** sum(kept) * layer.p ** (units - sum(kept))
+            total = total + chance * network(x).softmax(-1)
+    finally:
+        handle.remove()
+        network.train(was_training)
+    assert isinstance(total, Tensor)
+    return total.log()
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -torch.special.xlogy(probabilities, probabilities).sum(-1)

@@ -1,0 +1,158 @@
+"""Networks for images: a plain one and a residual one."""
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from downpour.config import ConfigError, PositiveInt, Probability
+from downpour.networks.parts import Activation, Initialization, Normalization, initialize, unit
+
+
+def image_shape(space: gym.Space, model: str) -> tuple[int, int, int]:
+    """(channels, height, width).
+
+    Raises:
+        ConfigError: the space is not of images.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        raise ConfigError(
+            "model", model, f"needs images [channels, height, width], the inputs are {space}: use model=mlp"
+        )
+    channels, height, width = space.shape
+    return channels, height, width
+
+
+class Pixels(nn.Module):
+    """Images as floats; bytes are divided by 255."""
+
+    def __init__(self, space: gym.Space):
+        super().__init__()
+        self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> the same."""
+        x = x.to(torch.get_default_dtype())
+        return x if self.scale == 1.0 else x * self.scale
+
+
+class ConvNet(nn.Module):
+    """Stages of convolutions, the image halved after each, and fully connected layers on top."""
+
+    def __init__(
+        self,
+        input_space: gym.Space,
+        outputs: int,
+        *,
+        channels: list[PositiveInt],
+        depth: PositiveInt = 1,
+        kernel: PositiveInt = 3,
+        hidden: list[PositiveInt],
+        activation: Activation = "relu",
+        normalization: Normalization = "none",
+        dropout: Probability = 0.0,
+        initialization: Initialization = "default",
+    ):
+        """
+        Args:
+            channels: of each stage; the greatest of each 2 x 2 square is kept after it.
+            depth: convolutions in each stage.
+            kernel: height and width of a kernel; the image is padded to keep its size.
+            hidden: widths of the fully connected layers.
+            activation, normalization, dropout, initialization: as in `MLP`; dropout after each stage by channels, and
+                after each fully connected layer.
+
+        Raises:
+            ConfigError: the inputs are no images.
+        """
+        super().__init__()
+        before, height, width = image_shape(input_space, "convnet")
+        layers: list[nn.Module] = [Pixels(input_space)]
+        bias = normalization == "none"
+        for size in channels:
+            for _ in range(depth):
+                affine = nn.Conv2d(before, size, kernel, padding="same", bias=bias)
+                layers += unit(affine, size, normalization, activation)
+                before = size
+            if min(height, width) > 1:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+            if dropout:
+                layers.append(nn.Dropout2d(dropout))
+        layers.append(nn.Flatten())
+        before *= height * width
+        for size in hidden:
+            layers += unit(nn.Linear(before, size, bias=bias), size, normalization, activation)
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            before = size
+        self.layers = nn.Sequential(*layers, nn.Linear(before, outputs))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> [batch, outputs]."""
+        return self.layers(x)
+
+
+class Block(nn.Module):
+    """Two convolutions and a way past them (He et al. 2016, figure 2; the way is projected where the shape changes)."""
+
+    def __init__(self, before: int, size: int, stride: int, normalization: Normalization, activation: Activation):
+        super().__init__()
+        bias = normalization == "none"
+        first = unit(nn.Conv2d(before, size, 3, stride, 1, bias=bias), size, normalization, activation)
+        *second, self.activation = unit(nn.Conv2d(size, size, 3, 1, 1, bias=bias), size, normalization, activation)
+        self.layers = nn.Sequential(*first, *second)
+        same = stride == 1 and before == size
+        self.past = nn.Identity() if same else nn.Conv2d(before, size, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, before, height, width] -> [batch, size, height / stride, width / stride]."""
+        return self.activation(self.past(x) + self.layers(x))
+
+
+class ResNet(nn.Module):
+    """A residual network in the style of CIFAR (He et al. 2016, section 4.2): 3 stages of `blocks` give 6 blocks + 2
+    layers."""
+
+    def __init__(
+        self,
+        input_space: gym.Space,
+        outputs: int,
+        *,
+        channels: list[PositiveInt],
+        blocks: PositiveInt = 1,
+        activation: Activation = "relu",
+        normalization: Normalization = "batch",
+        dropout: Probability = 0.0,
+        initialization: Initialization = "he",
+    ):
+        """
+        Args:
+            channels: of each stage; the image is halved before every stage but the first.
+            blocks: of two convolutions each, in every stage.
+            activation, normalization, initialization: as in `MLP`.
+            dropout: of the channels' means, before the last layer.
+
+        Raises:
+            ConfigError: the inputs are no images.
+        """
+        super().__init__()
+        before, _, _ = image_shape(input_space, "resnet")
+        first = nn.Conv2d(before, channels[0], 3, padding=1, bias=normalization == "none")
+        layers = [Pixels(input_space), *unit(first, channels[0], normalization, activation)]
+        before = channels[0]
+        for stage, size in enumerate(channels):
+            for number in range(blocks):
+                stride = 2 if stage > 0 and number == 0 else 1
+                layers.append(Block(before, size, stride, normalization, activation))
+                before = size
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(before, outputs))
+        initialize(self, initialization)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> [batch, outputs]."""
+        return self.layers(x)

@@ -1,0 +1,134 @@
+"""What networks are put together from: activations, normalizations, initial weights."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
+Normalization = Literal["none", "batch", "layer", "rms"]
+Initialization = Literal["default", "xavier", "he", "orthogonal"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+class LayerNormalization(nn.Module):
+    """gamma * (A - mu) / beta + b, (67), with the statistics (68) of one sample's own hidden units.
+
+    Nothing is added inside the root but the smallest float, so that equal units give b and no division by zero.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, a: Tensor) -> Tensor:
+        """[batch, width] or [batch, width, height, width], all of it the hidden units -> the same."""
+        tiny = torch.finfo(a.dtype).tiny
+        if a.ndim == 2:
+            return nn.functional.layer_norm(a, a.shape[1:], self.gamma, self.b, tiny)
+        return nn.functional.group_norm(a, 1, self.gamma, self.b, tiny)
+
+
+class RMSNormalization(nn.Module):
+    """gamma * A / sqrt(mean of A^2) + b over one sample's hidden units (Zhang and Sennrich 2019, eq. 4)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, a: Tensor) -> Tensor:
+        """[batch, width, ...] -> the same."""
+        mean = a.square().mean(tuple(range(1, a.ndim)), keepdim=True)
+        shape = (-1, *(1,) * (a.ndim - 2))
+        return self.gamma.view(shape) * a * (mean + torch.finfo(a.dtype).tiny).rsqrt() + self.b.view(shape)
+
+
+class BatchNormalization(nn.Module):
+    """Batch normalization (Ioffe and Szegedy 2015, Algorithm 1), which at a batch of one is what its formula says.
+
+    The deviation of a single number from itself is 0, so a layer then hands out its bias and learns nothing below:
+    Torch raises instead. The running statistics, which it uses outside of training, go on alike.
+    """
+
+    def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5):
+        super().__init__()
+        self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.momentum, self.eps = momentum, eps
+        self.mean: Tensor
+        self.variance: Tensor
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+
+    def forward(self, a: Tensor) -> Tensor:
+        """[batch, width, ...] -> the same."""
+        if self.training and a.numel() == a.shape[1]:
+            with torch.no_grad():
+                self.mean.lerp_(a.flatten(), self.momentum)
+                self.variance.mul_(1 - self.momentum)
+            shape = (-1, *(1,) * (a.ndim - 2))
+            return (a - a) * self.gamma.view(shape) + self.b.view(shape)
+        return nn.functional.batch_norm(
+            a, self.mean, self.variance, self.gamma, self.b, self.training, self.momentum, self.eps
+        )
+
+
+NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": BatchNormalization,
+    "layer": LayerNormalization,
+    "rms": RMSNormalization,
+}
+
+
+def unit(affine: nn.Module, width: int, normalization: Normalization, activation: Activation) -> list[nn.Module]:
+    """A layer: (66), or (67) where it is normalized; the affine map then needs no bias of its own."""
+    between = [] if normalization == "none" else [NORMALIZATIONS[normalization](width)]
+    return [affine, *between, ACTIVATIONS[activation]()]
+
+
+class Residual(nn.Module):
+    """x + layers(x) (He et al. 2016, eq. 1)."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, ...] -> the same."""
+        return x + self.layers(x)
+
+
+def initialize(network: nn.Module, kind: Initialization) -> None:
+    """Draw all weight matrices and kernels anew, biases 0; `default` leaves what Torch drew.
+
+    xavier: Glorot and Bengio 2010, eq. 16; he: He et al. 2015, eq. 10; orthogonal: Saxe et al. 2014. The gates of a
+    recurrent layer are matrices of their own.
+    """
+    if kind == "default":
+        return
+    draw: Callable[[Tensor], Tensor] = {
+        "xavier": nn.init.xavier_uniform_,
+        "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+        "orthogonal": nn.init.orthogonal_,
+    }[kind]
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase):
+            gates = 4 if module.mode == "LSTM" else 3
+            for name, weight in module.named_parameters():
+                with torch.no_grad():
+                    for gate in weight.chunk(gates):
+                        if name.startswith("weight"):
+                            draw(gate)
+                        else:
+                            gate.zero_()
+        elif isinstance(module, nn.Linear | nn.Conv2d):
+            draw(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,85 @@
+"""Optimizers that Torch lacks."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from downpour.config import NonNegativeFloat, PositiveFloat, Probability
+
+
+class RMSprop(Optimizer):
+    """RMSprop as the lecture has it: r <- rho r + (1 - rho) g * g; theta <- theta - epsilon g / sqrt(delta + r).
+
+    Torch adds delta to the root instead: sqrt(r) + delta. Where gradients are small that is another algorithm, so both
+    are here. Centered, r loses the square of the mean gradient (Graves 2013, eqs. 38-45, which Mnih et al. 2015 use
+    with delta inside).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: PositiveFloat = 1e-3,
+        alpha: Probability = 0.99,
+        eps: NonNegativeFloat = 1e-8,
+        eps_inside: bool = True,
+        centered: bool = False,
+        momentum: Probability = 0.0,
+    ):
+        """
+        Args:
+            lr: epsilon of the lecture.
+            alpha: rho of the lecture, the memory of the square of the gradient.
+            eps: delta of the lecture.
+            eps_inside: add it to r, inside the root; False adds it to the root.
+            centered: divide by the deviation of the gradient, not by its root mean square.
+            momentum: part of the last step that is taken again.
+        """
+        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "eps_inside": eps_inside}
+        super().__init__(params, {**defaults, "centered": centered, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._update(group)
+        return loss
+
+    def _update(self, group: dict[str, Any]) -> None:
+        parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+        if not parameters:
+            return
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        forget = 1 - group["alpha"]
+        square = self._memory(parameters, "square_avg")
+        torch._foreach_mul_(square, group["alpha"])
+        torch._foreach_addcmul_(square, gradients, gradients, forget)
+        spread: Any = square
+        if group["centered"]:
+            mean = self._memory(parameters, "grad_avg")
+            torch._foreach_lerp_(mean, gradients, forget)
+            spread = torch._foreach_sub(square, torch._foreach_mul(mean, mean))
+        if group["eps_inside"]:
+            root = torch._foreach_sqrt(torch._foreach_add(spread, group["eps"]))
+        else:
+            root = torch._foreach_add(torch._foreach_sqrt(spread), group["eps"])
+        direction: Any = torch._foreach_div(gradients, root)
+        if group["momentum"]:
+            taken = self._memory(parameters, "momentum_buffer")
+            torch._foreach_mul_(taken, group["momentum"])
+            torch._foreach_add_(taken, direction)
+            direction = taken
+        torch._foreach_add_(parameters, direction, alpha=-group["lr"])
+
+    def _memory(self, parameters: list[Tensor], name: str) -> list[Tensor]:
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]

@@ -1,0 +1,72 @@
+"""Starting from the weights of another run, and keeping some as they are."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from downpour.callbacks.checkpoint import newest_whole
+from downpour.config import ConfigError, nearest
+
+log = logging.getLogger(__name__)
+
+
+def prepare(module: nn.Module, config: Mapping[str, Any]) -> None:
+    """What `init_from` and `freeze` ask for; a resumed run has its weights from its own checkpoint, but stays frozen.
+
+    Raises:
+        ConfigError: see `take`, `freeze`.
+    """
+    if config.get("init_from") and not config.get("resume"):
+        take(module, Path(config["init_from"]))
+    freeze(module, config.get("freeze") or [])
+
+
+def take(module: nn.Module, directory: Path) -> list[str]:
+    """Copy from a run's newest checkpoint the weights whose name and shape are in `module`; say which are not.
+
+    Returns:
+        Names of what was taken.
+
+    Raises:
+        ConfigError: not a run, or nothing fits.
+    """
+    if not directory.is_dir():
+        raise ConfigError("init_from", directory, "there is no such run directory")
+    path, content = newest_whole(directory)
+    source, own = content["state_dict"], module.state_dict()
+    fits = [name for name in own if name in source and source[name].shape == own[name].shape]
+    if not fits:
+        raise ConfigError("init_from", directory, "no weight there has the name and the shape of one here")
+    with torch.no_grad():
+        for name in fits:
+            own[name].copy_(source[name])
+    for name in own:
+        if name in source and name not in fits:
+            log.info("not taken: %s is %s there, %s here", name, list(source[name].shape), list(own[name].shape))
+        elif name not in source:
+            log.info("not taken: %s is not there", name)
+    log.info("took %d of %d weights from %s: %s", len(fits), len(own), path, ", ".join(fits))
+    return fits
+
+
+def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
+    """Keep the parameters whose names match one of `patterns` (`network.layers.0.*`) as they are.
+
+    Raises:
+        ConfigError: a pattern matches none, or nothing is left to learn.
+    """
+    names = [name for name, _ in module.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise ConfigError("freeze", pattern, f"matches no parameter{nearest(pattern, names)}")
+    for name, parameter in module.named_parameters():
+        if any(fnmatch(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+            log.info("frozen: %s", name)
+    if patterns and not any(parameter.requires_grad for parameter in module.parameters()):
+        raise ConfigError("freeze", list(patterns), "leaves nothing to learn")

@@ -1,0 +1,113 @@
+"""Supervised runs: the loss, what a run writes, exact resume, what is refused."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from tensordict import TensorDict
+from tests.supervised import SMALL, configuration, train, train_stopped
+from torch import nn
+
+from downpour.algorithms.supervised import Supervised
+from downpour.callbacks.checkpoint import read
+from downpour.config import ConfigError
+
+
+def linear(input_space: spaces.Box, outputs: int, **_: object) -> nn.Module:
+    return nn.Linear(input_space.shape[0], outputs).double()
+
+
+def algorithm(target: spaces.Space, **options: object) -> Supervised:
+    box = spaces.Box(-1, 1, (3,))
+    return Supervised(box, target, linear, lambda p: torch.optim.SGD(p, lr=0.1), **options)  # type: ignore[arg-type]
+
+
+def test_cross_entropy_is_the_mean_negative_log_likelihood() -> None:
+    learner = algorithm(spaces.Discrete(4))
+    x, y = torch.randn(5, 3, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2])
+    loss, metrics = learner.loss(TensorDict({"input": x, "target": y}, batch_size=[5]))
+    weight, bias = (p.detach().numpy() for p in learner.network.parameters())
+    z = x.numpy() @ weight.T + bias
+    likelihood = np.exp(z)[np.arange(5), y.numpy()] / np.exp(z).sum(1)
+    assert float(loss.detach()) == pytest.approx(-np.log(likelihood).mean(), rel=1e-12)
+    assert float(metrics["accuracy"]) == pytest.approx((z.argmax(1) == y.numpy()).mean())
+
+
+@pytest.mark.parametrize("name", ["squared", "huber"])
+def test_losses_for_numbers(name: str) -> None:
+    learner = algorithm(spaces.Box(-1, 1, (2,)), loss=name)
+    outputs = torch.tensor([[0.5, 4.0], [-3.0, 0.0]])
+    error = outputs.numpy()
+    expected = error**2 if name == "squared" else np.where(np.abs(error) <= 1, error**2 / 2, np.abs(error) - 0.5)
+    assert float(learner.error(outputs, torch.zeros(2, 2))) == pytest.approx(expected.mean())
+
+
+@pytest.mark.parametrize(
+    ("target", "loss"), [(spaces.Discrete(2), "squared"), (spaces.Box(-1, 1, (1,)), "cross_entropy")]
+)
+def test_a_loss_that_does_not_fit_the_targets_is_refused(target: spaces.Space, loss: str) -> None:
+    with pytest.raises(ConfigError, match=r"algo\.loss=.*the targets are"):
+        algorithm(target, loss=loss)
+
+
+def test_a_run_learns_and_writes_what_a_run_writes(tmp_path: Path) -> None:
+    summary = train(tmp_path, "algo=supervised", "total_gradient_steps=300", "eval_every=100", "optimizer.lr=2e-3")
+    assert summary["gradient_steps"] == 300 and summary["status"] == "finished"
+    assert summary["test/accuracy"] > 0.85 and summary["best/accuracy"] >= summary["eval/accuracy"]
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert next(iter(rows[0])) == "gradient_steps"
+    assert [int(row["gradient_steps"]) for row in rows if row["eval/accuracy"]] == [100, 200, 300]
+    assert [int(row["gradient_steps"]) for row in rows if row["test/accuracy"]] == [300]
+    assert (tmp_path / "confusion.png").stat().st_size > 1000
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return read(directory / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+@pytest.mark.parametrize("at", [13, 20, 41])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    options = (*SMALL, "data.augmentation.shift=1", "data.augmentation.noise=0.1", "callbacks.recorder.every=6")
+    options = (*options, "model.dropout=0.2", "model.normalization=batch")
+    train(tmp_path / "whole", *options)
+    train_stopped(monkeypatch, tmp_path / "stopped", at, *options)
+    for name in ("metrics.csv", "episodes.csv"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    whole, stopped = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_the_number_of_updates_a_round_does_not_change_the_result(tmp_path: Path) -> None:
+    for updates in (1, 20):
+        train(tmp_path / str(updates), *SMALL, f"data.updates={updates}")
+    one, twenty = weights(tmp_path / "1"), weights(tmp_path / "20")
+    assert all(torch.equal(one[name], twenty[name]) for name in one)
+
+
+def test_lbfgs_evaluates_the_loss_as_often_as_it_likes(tmp_path: Path) -> None:
+    options = ("data=two_moons", "model.hidden=[16]", "data.batch_size=1400", "optimizer=lbfgs")
+    summary = train(tmp_path, *SMALL, *options)
+    assert summary["gradient_steps"] == 60
+    assert summary["test/accuracy"] > 0.98
+
+
+def test_regression_is_judged_by_its_loss(tmp_path: Path) -> None:
+    summary = train(tmp_path, *SMALL, "data=regression", "total_gradient_steps=400", "eval_every=100")
+    assert summary["best/loss"] < 0.5 and 0.5 < summary["test/r2"] <= 1
+
+
+def test_a_diverging_run_says_what_to_change(tmp_path: Path) -> None:
+    from downpour.algorithms.base import TrainingError
+
+    with pytest.raises(TrainingError, match=r"lower optimizer\.lr"):
+        train(tmp_path, *SMALL, "data=regression", "optimizer=sgd", "optimizer.lr=1e6")
+
+
+def test_an_algorithm_and_a_data_set_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="learns from data=replay"):
+        configuration(tmp_path, "algo=dqn", "data=digits")

@@ -1,0 +1,185 @@
+"""Splits, standardisation, the order of the rows, augmentation."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from downpour.config import ConfigError
+from downpour.data import DatasetData
+from downpour.data.augmentation import Augmentation
+from downpour.data.samples import Samples, as_images, split
+from downpour.data.sources import Digits, Regression, Sequence, Source, TwoMoons
+from downpour.run import Run
+
+
+class Numbered(Source):
+    """Row i has the inputs (i, 7) and the target i."""
+
+    def __init__(self, rows: int = 50):
+        self.rows = rows
+
+    def load(self) -> Samples:
+        number = np.arange(self.rows, dtype=np.float32)
+        return Samples(np.stack([number, np.full_like(number, 7)], 1), number[:, None].copy())
+
+
+def data(rows: int = 50, rank: int = 0, world_size: int = 1, seed: int = 0, **options: object) -> DatasetData:
+    run = Run(Path("unused"), seed, 40, 10, 0, rank, world_size)
+    options = {"batch_size": 4, "updates": 3, **options}
+    return DatasetData(run, source=Numbered(rows), **options)  # type: ignore[arg-type]
+
+
+def targets(stream: DatasetData) -> np.ndarray:
+    """[gradient steps, batch] of all that a run is given."""
+    rounds = []
+    while not stream.finished:
+        rounds += [batch["target"].squeeze(-1).numpy() for batch in stream]
+    return np.concatenate(rounds)
+
+
+def test_splits_are_disjoint_complete_and_seeded() -> None:
+    parts = split(100, 0.1, 0.2, np.random.default_rng(3))
+    assert {name: len(part) for name, part in parts.items()} == {"train": 70, "validation": 10, "test": 20}
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(100))
+    again, other = split(100, 0.1, 0.2, np.random.default_rng(3)), split(100, 0.1, 0.2, np.random.default_rng(4))
+    assert np.array_equal(parts["test"], again["test"]) and not np.array_equal(parts["test"], other["test"])
+
+
+def test_an_official_test_split_stays_what_it_is() -> None:
+    parts = split(100, 0.25, 0.5, np.random.default_rng(0), test_from=80)
+    assert np.array_equal(parts["test"], np.arange(80, 100))
+    assert len(parts["validation"]) == 20 and len(parts["train"]) == 60
+    assert max(parts["train"].max(), parts["validation"].max()) < 80
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "empty"), [(0.0, 0.2, "validation"), (0.1, 0.0, "test"), (0.5, 0.5, "train")]
+)
+def test_an_empty_split_is_refused(validation: float, test: float, empty: str) -> None:
+    with pytest.raises(ConfigError, match=f"the {empty} split of 10 rows is empty"):
+        split(10, validation, test, np.random.default_rng(0))
+
+
+def test_standardisation_is_fitted_on_the_training_rows_alone() -> None:
+    stream = data()
+    train = stream.inputs[stream.rows["train"], 0].double()
+    assert float(train.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(train.std(correction=0)) == pytest.approx(1, rel=1e-6)
+    assert float(stream.inputs[:, 0].mean()) != pytest.approx(0, abs=1e-6)
+    assert torch.equal(stream.inputs[:, 1], torch.zeros(50))  # a column that does not vary is only moved
+
+
+def test_images_are_standardised_by_channel() -> None:
+    run = Run(Path("unused"), 0, 40, 10, 0)
+    stream = DatasetData(run, source=Digits())
+    train = stream.inputs[stream.rows["train"]].double()
+    assert train.shape[1:] == (1, 8, 8)
+    assert float(train.mean()) == pytest.approx(0, abs=1e-5) and float(train.std()) == pytest.approx(1, rel=1e-3)
+
+
+def test_every_pass_takes_every_training_row_once_without_a_gap() -> None:
+    stream = data(rows=50)
+    order, rows = targets(stream).reshape(-1), len(stream.rows["train"])
+    assert order.shape == (160,) and rows == 35
+    for begin in range(0, 160 - rows, rows):
+        assert sorted(order[begin : begin + rows]) == sorted(stream.rows["train"])
+    assert not np.array_equal(order[:rows], order[rows : 2 * rows])
+
+
+def test_a_batch_may_be_larger_than_the_data() -> None:
+    taken = targets(data(rows=10, batch_size=20))[0]
+    assert sorted(np.unique(taken, return_counts=True)[1])[0] >= 2 and len(taken) == 20
+
+
+def test_ranks_share_the_order_and_take_their_own_parts() -> None:
+    alone = targets(data(batch_size=8))
+    two = [targets(data(batch_size=4, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert np.array_equal(np.concatenate(two, 1), alone)
+
+
+def test_rounds_end_at_evaluations_and_the_state_is_the_step() -> None:
+    stream = data()
+    assert [batch.batch_size[0] for batch in stream] == [3, 3, 3, 1] and len(stream) == math.ceil(10 / 3)
+    whole = targets(data())
+    other = data()
+    other.restore(stream.capture())
+    assert np.array_equal(targets(other), whole[10:])
+
+
+def test_the_seed_of_the_split_can_be_kept_apart() -> None:
+    assert np.array_equal(data(seed=1, split_seed=5).rows["test"], data(seed=2, split_seed=5).rows["test"])
+    assert not np.array_equal(data(seed=1).rows["test"], data(seed=2).rows["test"])
+    assert not np.array_equal(targets(data(seed=1, split_seed=5)), targets(data(seed=2, split_seed=5)))
+
+
+def test_augmentation_changes_training_rows_only() -> None:
+    plain, noisy = data(), data(augmentation=Augmentation(noise=0.5))
+    for name in ("validation", "test"):
+        pairs = zip(plain.split(name), noisy.split(name), strict=True)
+        assert all(torch.equal(a["input"], b["input"]) for a, b in pairs)
+    difference = next(iter(noisy))["input"] - next(iter(plain))["input"]
+    assert float(difference.std()) == pytest.approx(0.5, rel=0.5)
+
+
+def test_a_shift_moves_an_image_by_whole_pixels() -> None:
+    image = torch.arange(36.0).view(1, 1, 6, 6)
+    seen = Augmentation(shift=2)(image.expand(200, 1, 6, 6), torch.Generator().manual_seed(0))
+    padded = nn_pad(image, 2)
+    windows = {tuple(padded[0, 0, y : y + 6, x : x + 6].reshape(-1).tolist()) for y in range(5) for x in range(5)}
+    found = {tuple(each.reshape(-1).tolist()) for each in seen}
+    assert found <= windows and len(found) == 25
+
+
+def nn_pad(image: torch.Tensor, by: int) -> torch.Tensor:
+    return torch.nn.functional.pad(image, (by, by, by, by), mode="replicate")
+
+
+def test_a_flip_mirrors_about_half_of_the_images() -> None:
+    image = torch.arange(12.0).view(1, 2, 2, 3)
+    seen = Augmentation(flip=0.5)(image.expand(400, 2, 2, 3), torch.Generator().manual_seed(0))
+    mirrored = (seen == image.flip(3)).flatten(1).all(1)
+    assert ((seen == image).flatten(1).all(1) | mirrored).all()
+    assert 150 < int(mirrored.sum()) < 250
+
+
+def test_a_crop_keeps_the_size_and_the_range() -> None:
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = Augmentation(crop=2)(images, torch.Generator().manual_seed(1))
+    assert seen.shape == images.shape and not torch.equal(seen, images)
+    assert bool((seen.amin((1, 2, 3)) >= images.amin((1, 2, 3)) - 1e-6).all())
+
+
+def test_image_operations_need_images() -> None:
+    with pytest.raises(ConfigError, match=r"data\.augmentation\.flip=0\.5: needs images"):
+        Augmentation(flip=0.5)(torch.zeros(3, 2), torch.Generator())
+
+
+def test_what_cannot_be_learned_from_is_named() -> None:
+    inputs, labels = np.zeros((5, 2), np.float32), np.array([0, 1, 2, 1, 0])
+    with pytest.raises(ConfigError, match=r"t\.csv, row 4: the label 2 is out of range: labels are 0 to 1"):
+        Samples(inputs, labels, ("a", "b"), origin="t.csv", first_line=2).check()
+    inputs[3, 1] = np.nan
+    with pytest.raises(ConfigError, match=r"t\.csv, row 3, input column 1 \(width\): nan"):
+        Samples(inputs, labels, ("a", "b", "c"), origin="t.csv", columns=("length", "width")).check()
+    with pytest.raises(ConfigError, match="a row has 60 values, an image of 1 x 8 x 8 has 64"):
+        as_images(np.zeros((2, 60)), (1, 8, 8), "t.csv")
+
+
+def test_generated_data_is_what_it_says() -> None:
+    adding = Sequence(rows=100, length=10).load()
+    marked = (adding.inputs[:, :, 0] * adding.inputs[:, :, 1]).sum(1)
+    assert np.allclose(marked, adding.targets[:, 0]) and np.all(adding.inputs[:, :, 1].sum(1) == 2)
+    copy = Sequence(task="copy", rows=100, length=7, symbols=3).load()
+    seen = copy.inputs.argmax(2)
+    assert np.array_equal(seen[:, :3], copy.targets[:, -3:]) and np.all(copy.targets[:, :-3] == 8)
+    assert np.all(seen[:, 9] == 9) and copy.targets.shape == (100, 13)
+    friedman = Regression(rows=4000, noise=0.0).load()
+    x, y = friedman.inputs, friedman.targets[:, 0] * 5
+    mean = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    assert np.allclose(y, mean, atol=1e-4) and 0.8 < friedman.targets.std() < 1.2
+    moons = TwoMoons(noise=0.0).load()
+    radius = np.hypot(*(moons.inputs - np.where(moons.targets[:, None] == 0, [0, 0], [1, 0.5])).T)
+    assert np.allclose(radius, 1, atol=1e-5)
