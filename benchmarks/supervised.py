@@ -44,9 +44,7 @@ def downpour(model: str) -> float:
 
 def main(turns: int) -> str:
     """Measure; return the table."""
-    lines = [
-        "| model | downpour, images/s | bare loop | Lightning, DataLoader | downpour : bare | : Lightning |"
-    ]
+    lines = ["| model | downpour, images/s | bare loop | Lightning, DataLoader | downpour : bare | : Lightning |"]
     lines.append("|---|---|---|---|---|---|")
     for model, steps in STEPS.items():
         found: dict[str, list[float]] = {"downpour": [], "bare": [], "lightning": []}

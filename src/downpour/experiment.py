@@ -34,10 +34,10 @@ from downpour.config import (
     show,
 )
 from downpour.failures import Stopped
+from downpour.learning_rate import follow
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
 from downpour.trainer import Hardware, make_trainer
-from downpour.learning_rate import follow
 from downpour.transfer import prepare
 
 log = logging.getLogger(__name__)
