@@ -1,6 +1,6 @@
-"""Worlds that do what they are told, policies that only guess, and the configuration as the doors compose it."""
+"""What many tests start from: worlds that do what they are told, policies that guess, learners without a trainer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +11,12 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torch import nn
 
+from downpour.networks import Table
 from downpour.run import Run
+from downpour.schedules import Linear
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -82,3 +86,39 @@ def composed(*overrides: str) -> dict[str, Any]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
     return config
+
+
+def learner(
+    kind: Callable[..., Any],
+    observations: gym.Space,
+    actions: int,
+    *,
+    network: Callable[..., nn.Module] = Table,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    lr: float = 0.1,
+    **settings: Any,
+) -> Any:
+    """A learning rule that needs no trainer: `training_step` and `gradient_step` work as they are."""
+    algorithm = kind(
+        observation_space=observations,
+        action_space=gym.spaces.Discrete(actions),
+        network=network,
+        optimizer=lambda parameters: optimizer(parameters, lr=lr),
+        **{"gamma": 0.9, "epsilon": Linear(start=0.1, end=0.1, steps=0), **settings},
+    )
+    made = algorithm.configure_optimizers()
+    algorithm.optimizers = lambda: made
+    algorithm.manual_backward = lambda loss: loss.backward()
+    return algorithm
+
+
+def a_batch(observation: torch.Tensor, following: torch.Tensor, **fields: Any) -> TensorDict:
+    """Transitions [batch]; what `fields` leaves out is 0, or 0.9 for the discount."""
+    size = len(observation)
+    known = {
+        "action": torch.zeros(size, dtype=torch.long),
+        "reward": torch.zeros(size),
+        "discount": torch.full((size,), 0.9),
+        "terminated": torch.zeros(size, dtype=torch.bool),
+    }
+    return TensorDict({"observation": observation, "next_observation": following, **known, **fields}, batch_size=[size])

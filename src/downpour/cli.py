@@ -19,6 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from downpour import sweeps
+
 ROOT = Path(__file__).resolve().parents[2]
 CONF = str(ROOT / "conf")
 BAD_INPUT, FAILED = 2, 1
@@ -29,15 +31,18 @@ def train() -> None:
     # Hydra would print and exit by itself; its messages name its own machinery instead of the key.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
+    sweeps.register()
     try:
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
     except Failed as failed:
         sys.exit(failed.code)
-    except (HydraException, OmegaConfBaseException) as error:
-        say(explain_composition(error))
-        sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:  # a job has answered its own; these are Hydra's, OmegaConf's and the sweepers'
+        if "debug=full" in sys.argv:
+            raise
+        say(explain_composition(error))
+        sys.exit(BAD_INPUT)
 
 
 class Failed(Exception):
@@ -45,7 +50,10 @@ class Failed(Exception):
 
     def __init__(self, code: int):
         self.code = code
-        super().__init__(f"exit code {code}")
+        super().__init__(code)  # what it is made from again in another process
+
+    def __str__(self) -> str:
+        return f"exit code {self.code}"
 
 
 def train_task(composed: DictConfig) -> float | None:
@@ -157,6 +165,8 @@ def explain_composition(error: Exception) -> str:
         return f"{key}={value}: there is no such key{nearest(key, known_keys())}"
     if found := re.search(r"In '([^']*)': Could not find '([^']+)'", text):
         group, _, name = found.group(2).rpartition("/")
+        if answer := sweeps.missing(group, name):
+            return answer
         options = sorted(p.stem for p in (Path(CONF) / group).glob("*.yaml"))
         return f"{group}={name}: there is no such option{nearest(name, options)} (there are: {', '.join(options)})"
     return text.splitlines()[0] + "".join(f"\n  {line.strip()}" for line in text.splitlines()[1:3] if line.strip())

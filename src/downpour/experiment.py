@@ -58,6 +58,9 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = check_arguments(Settings, {name: v for name, v in config.items() if name not in GROUPS}, "")
     groups = {name: check(config.get(name) or {}, name) for name in GROUPS}
     groups["debug"] = check_arguments(Debug, groups["debug"], "debug")
+    for name in ("algo", "data", "trainer"):
+        if "_target_" not in groups[name]:
+            raise ConfigError(message=f"{name}._target_ is missing: nothing says what is to be built; choose a {name}=")
     algorithm: Any = locate(groups["algo"]["_target_"], "algo")
     data: Any = locate(groups["data"]["_target_"], "data")
     if data.stream not in algorithm.learns_from:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from downpour.analysis.runs import find_runs, read_yaml
-from downpour.config import ConfigError, nearest
+from downpour.analysis.runs import find_runs
+from downpour.config import ConfigError
+from downpour.settings import read_settings, show_help
 
 SUMMARY = """
 Tables and curves of runs, with 95 % bootstrap intervals over seeds. Runs that differ by nothing but their
@@ -30,11 +31,10 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
         arguments: what was typed after the command's name.
         defaults: the YAML file with every setting, its default and its meaning.
     """
-    if any(each in ("-h", "--help", "help") for each in arguments):
-        print(SUMMARY.lstrip() + defaults.read_text(encoding="utf-8").rstrip())
+    if show_help(arguments, SUMMARY, defaults):
         return 0
     try:
-        settings = _settings(arguments, defaults)
+        settings = read_settings(arguments, defaults, "runs=outputs/multirun/...")
         runs = find_runs(settings["runs"])
         out = _destination(settings, runs)
         try:
@@ -48,27 +48,6 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
         return 2
     print(f"{text}\n\nreport: {out}")
     return 0
-
-
-def _settings(arguments: Sequence[str], defaults: Path) -> dict[str, Any]:
-    settings = read_yaml(defaults)
-    for each in arguments:
-        key, equals, value = each.partition("=")
-        if key not in settings:
-            known = ", ".join(settings)
-            advice = f"write runs={each}" if not equals else f"no such setting{nearest(key, list(settings))}"
-            raise ConfigError(message=f"{each}: {advice} (settings: {known})")
-        if isinstance(settings[key], bool):
-            if value.lower() not in ("true", "false"):
-                raise ConfigError(key, value, "must be true or false")
-            settings[key] = value.lower() == "true"
-        elif not equals or not value:
-            raise ConfigError(message=f"{key} needs a value: {key}=...")
-        else:
-            settings[key] = None if value == "null" else value
-    if settings["runs"] in (None, "???"):
-        raise ConfigError(message="runs is missing: say which, as in runs=outputs/multirun/... (--help tells more)")
-    return settings
 
 
 def _destination(settings: dict[str, Any], runs: Sequence[Path]) -> Path:

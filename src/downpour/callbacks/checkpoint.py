@@ -185,7 +185,8 @@ def newest_whole(
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
             if name != PARTIAL:
                 broken.append(name)
-                log.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
+                reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+                log.warning("%s cannot be read (%s)", path, reason)
             continue
         if broken:
             log.warning("falling back from %s to %s", ", ".join(broken), path)

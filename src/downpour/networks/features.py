@@ -36,5 +36,5 @@ class Features(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.classes:
             return nn.functional.one_hot(x.long() - self.start, self.classes).to(torch.get_default_dtype())
-        x = x.flatten(1).to(torch.get_default_dtype())
+        x = x.reshape(len(x), self.size).to(torch.get_default_dtype())
         return x * self.scale if self.scale != 1.0 else x
