@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from downpour.data.journal import Journal
@@ -24,7 +24,7 @@ def files(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 30), max_size=5), st.integers(1, 12), st.data())
 def test_rows_come_back_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, blocks: list[int], segment: int, data: st.DataObject

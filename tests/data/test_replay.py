@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 from tensordict import TensorDict
@@ -141,7 +141,7 @@ def rows_of_ring(replay: Replay) -> torch.Tensor:
     return torch.arange(min(replay.count, replay.capacity))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts(), st.booleans())
 def test_every_sample_is_a_transition_that_happened(script: Script, prioritized: bool) -> None:
     held = naive(script)
@@ -153,7 +153,7 @@ def test_every_sample_is_a_transition_that_happened(script: Script, prioritized:
         assert_held(batch, held)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts())
 def test_what_can_be_drawn_is_exactly_what_is_held(script: Script) -> None:
     replay, held = fill(script), naive(script)
@@ -165,7 +165,7 @@ def test_what_can_be_drawn_is_exactly_what_is_held(script: Script) -> None:
     assert_held(batch, held)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts())
 def test_no_sample_crosses_an_episode(script: Script) -> None:
     """Said of the rows themselves, without the list."""
@@ -186,7 +186,7 @@ def test_no_sample_crosses_an_episode(script: Script) -> None:
     torch.testing.assert_close(batch["discount"], GAMMA ** (last - t).float())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts(), st.integers(1, 12))
 def test_latest_is_each_step_once_in_order(script: Script, steps: int) -> None:
     """Without replay a ring of a few rows hands on every transition when it is complete, and none twice."""
@@ -342,7 +342,7 @@ def journal_in(directory: Path, script: Script) -> Journal:
     return Journal(directory, ROW, segment=max(1, script.capacity // 8))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(scripts(), st.booleans(), st.integers(0, 60))
 def test_capture_and_restore_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, script: Script, prioritized: bool, abandoned: int

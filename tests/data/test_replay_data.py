@@ -317,3 +317,18 @@ def test_what_starting_anew_does_to_the_episode_before(tmp_path: Path) -> None:
     assert not second["terminated"].any()
     assert data.step == 8  # starting is no step
     assert data.take_episodes() == []
+
+
+@pytest.mark.parametrize("replay", [True, False])
+def test_no_n_step_window_reaches_into_the_world_after(tmp_path: Path, replay: bool) -> None:
+    data = stream(tmp_path, script(1000), num_envs=1, replay=replay, round_steps=4, n_step=3, updates=20)
+    rounds = iter(data)
+    next(rounds)
+    data.capture()
+    batches = torch.cat([next(rounds).reshape(-1), next(rounds).reshape(-1)])
+    start, end = batches["observation"][:, 1:], batches["next_observation"][:, 1:]  # (episode, step in it)
+    assert torch.equal(start[:, 0], end[:, 0])
+    ends_early = end[:, 1] - start[:, 1] < 3
+    assert ends_early.any()
+    assert (end[ends_early] == torch.tensor([0, 4])).all()  # the newest row when the world was started anew
+    torch.testing.assert_close(batches["discount"], 0.9 ** (end[:, 1] - start[:, 1]))

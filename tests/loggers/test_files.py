@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from downpour.loggers.files import RunFiles, Table
@@ -48,7 +48,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS, EVENTS, EVENTS)
 def test_cut_back_it_is_what_it_was(
     tmp_path_factory: pytest.TempPathFactory, before: list, abandoned: list, after: list

@@ -40,8 +40,8 @@ class Uniform(RandomSampler):
 class Prioritized(Sampler):
     """Row i with probability p_i^alpha / sum p^alpha, p = |delta| (Schaul et al. 2016, eq. 1 and section 3.3).
 
-    A running sum over the ring is made for each draw, which serves a whole round: 0.3 ms on 100 000 rows. TorchRL's own
-    sampler keeps a tree in C++, in an extension that loads with one version of Torch only.
+    A running sum over the ring is made for each draw, which serves a whole round: about 1 ms on 100 000 rows. TorchRL's
+    own sampler keeps a tree in C++, in an extension that loads with one version of Torch only.
 
     Attributes:
         mass: p^alpha of the transition that ends at each row; 0 for the row of a reset.
@@ -78,7 +78,8 @@ class Prioritized(Sampler):
             raise LookupError("the ring holds no transition yet")
         drawn = torch.rand(batch_size, dtype=torch.float64, generator=self.replay.generator) * total[-1]
         index = torch.searchsorted(total, drawn, right=True).clamp_max(len(mass) - 1)
-        weight = (mass[index] / mass[mass > 0].min()) ** -self.beta
+        least = torch.where(mass > 0, mass, torch.inf).min()
+        weight = (mass[index] / least) ** -self.beta
         return index, {"priority_weight": weight.float()}
 
     def _empty(self) -> None:

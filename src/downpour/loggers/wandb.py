@@ -6,7 +6,6 @@ import signal
 import sys
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import WandbLogger
@@ -106,7 +105,7 @@ class WandB(WandbLogger):
         if self.mode == "online":
             log.info("W&B: %s", run.url)
         elif self.mode == "offline":
-            log.info("W&B: offline; to upload it: wandb sync %s", Path(run.dir).parent)
+            log.info("W&B: offline; to upload it: wandb sync %s/offline-run-*", id_file.parent)
         return run
 
     @rank_zero_only
