@@ -5,6 +5,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,6 +35,8 @@ def checked(*overrides: str) -> dict[str, Any]:
 
 def override(group: str, name: str) -> list[str]:
     """What chooses it; for a data set, with an algorithm that learns from it."""
+    if (group, name) == ("length", "gradient_steps"):
+        return ["algo=supervised"]
     if group != "data":
         return [f"{group}={name}"]
     for algo in sorted(path.stem for path in (CONF / "algo").glob("[!_]*.yaml")):
@@ -61,7 +64,11 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=NAMES)
 def test_every_choice_composes_and_passes_its_checks(group: str, name: str) -> None:
-    assert set(choice(group, name)) == {*GROUPS, *Settings.__annotations__}
+    length = {"total_env_steps", "total_gradient_steps"}
+    required = {field.name for field in fields(Settings)} - {*length, "eval_episodes"}
+    keys = set(choice(group, name))
+    assert {*GROUPS, *required} <= keys <= {*GROUPS, *Settings.__annotations__}
+    assert keys & length
 
 
 @pytest.mark.parametrize("found", [0, 1, 2])
@@ -233,11 +240,17 @@ def test_every_key_is_a_parameter(group: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(Settings.__annotations__))
 def test_every_key_without_a_group_is_read(name: str) -> None:
-    reads = [
-        node
+    constants = {
+        inner.value
         for path in SRC.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value == name
-    ]
-    assert reads, name
-    assert name in yaml.safe_load((CONF / "train.yaml").read_text())
+        if isinstance(node, ast.Subscript | ast.Call)
+        for inner in ([node.slice] if isinstance(node, ast.Subscript) else node.args)
+        if isinstance(inner, ast.Constant)
+    }
+    lengths = {
+        f"total_{locate(t, '').step_name}" for t in ("downpour.data.ReplayData", "downpour.data.DatasetData")
+    }  # by length_key
+    assert name in constants | lengths, name
+    pages = [CONF / "train.yaml", *(CONF / "length").glob("*.yaml")]
+    assert any(name in yaml.safe_load(page.read_text()) for page in pages)

@@ -131,7 +131,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_would_do(
 def test_an_unknown_key_is_answered_with_the_nearest(plain: dict[str, Any], key: str, near: str) -> None:
     message = complaint(_with(plain, key, 3))
     assert message.startswith(f"{key}=3: ")
-    assert message.endswith(f"has no such setting; did you mean {near}?")
+    assert "no such" in message and message.endswith(f"; did you mean {near}?")
 
 
 def _with(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:

@@ -31,9 +31,9 @@ def train(directory: Path, *overrides: str) -> None:
     jobs.run(composed(*QUIET, *overrides), directory, overrides, {})
 
 
-def resume(directory: Path, total_env_steps: int) -> None:
-    """Go on with the run in `directory`."""
-    jobs.run({"resume": str(directory)}, directory, [f"total_env_steps={total_env_steps}"], {})
+def resume(directory: Path, length: str) -> None:
+    """Go on with the run in `directory`, to another length."""
+    jobs.run({"resume": str(directory)}, directory, [length], {})
 
 
 def algorithm(tmp_path: Path, *overrides: str) -> Any:
@@ -43,13 +43,13 @@ def algorithm(tmp_path: Path, *overrides: str) -> Any:
     return experiment.build_parts(config, run)[0]
 
 
-def resumes_exactly(tmp_path: Path, *overrides: str, steps: int = 600) -> None:
+def resumes_exactly(tmp_path: Path, *overrides: str, steps: int = 600, counted: str = "env_steps") -> None:
     """A run stopped half way and resumed writes what one never stopped writes."""
     options = (*overrides, f"eval_every={steps // 2}", "callbacks.recorder.every=100")
     whole, halved = tmp_path / "whole", tmp_path / "halved"
-    train(whole, *options, f"total_env_steps={steps}")
-    train(halved, *options, f"total_env_steps={steps // 2}")
-    resume(halved, steps)
+    train(whole, *options, f"total_{counted}={steps}")
+    train(halved, *options, f"total_{counted}={steps // 2}")
+    resume(halved, f"total_{counted}={steps}")
     for name in ("metrics.csv", "episodes.csv"):
         assert (halved / name).read_text() == (whole / name).read_text(), name
     assert len((whole / "metrics.csv").read_text().splitlines()) > 3

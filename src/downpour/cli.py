@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ def train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     sweeps.register()
-    arguments = sys.argv[1:]
+    # argparse takes settings on one side of a flag only.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = arguments
     try:
         if {"-h", "--help"} & set(arguments):
             from downpour import help
@@ -54,8 +57,7 @@ def train() -> None:
         if "debug=full" in arguments:
             raise
         failed = _explain_start(error)
-        if is_leader():
-            say(failed)
+        _tell(failed)
         sys.exit(failed.code)
 
 
@@ -79,10 +81,7 @@ def train_task(composed: DictConfig) -> float | None:
     finally:
         if fresh:
             _leave(directory, discard=failed is not None and failed.code == BAD_INPUT)
-    if is_leader():
-        say(failed, "" if single else f"job {hydra_config.job.num} ({' '.join(hydra_config.overrides.task)}): ")
-    elif failed.code == FAILED and not failed.lost:
-        say(failed, f"rank {os.environ['RANK']}: ")
+    _tell(failed, "" if single else f"job {hydra_config.job.num} ({' '.join(hydra_config.overrides.task)}): ")
     if single or failed.code > 128:  # an exception would have Hydra print a second message; a signal ends a sweep too
         _exit(failed.code)
     raise failed
@@ -91,6 +90,14 @@ def train_task(composed: DictConfig) -> float | None:
 def is_leader() -> bool:
     """Whether this process speaks for the run: rank 0 where somebody else's torchrun started several."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
+
+def _tell(failed: Failed, prefix: str = "") -> None:
+    if is_leader():
+        say(failed, prefix)
+    elif not failed.stopped and not failed.lost:
+        time.sleep(5)  # if rank 0 has the same to say, it does so now, and torchrun ends this process
+        say(failed, f"rank {os.environ['RANK']}: {prefix}")
 
 
 def _exit(code: int) -> None:

@@ -13,6 +13,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from downpour import sweeps
 from downpour.config import nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -34,6 +34,7 @@ IRRELEVANT = (  # Lightning's advice on what this project does its own way
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader, or a crash, sees the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)

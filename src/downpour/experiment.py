@@ -85,7 +85,9 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     groups = {name: check(config.get(name) or {}, name) for name in GROUPS}
     groups["debug"] = check_arguments(Debug, groups["debug"], "debug")
     for name in ("algo", "data", "trainer"):
-        if "_target_" not in groups[name]:
+        if groups[name] and "_target_" not in groups[name]:
+            raise ConfigError(message=f"{name}._target_ is missing: nothing says what is to be built; choose a {name}=")
+        if not groups[name]:
             raise ConfigError(name, show(config.get(name)), "every run needs one; choose an option of the group")
     for name in ("callbacks", "logger"):
         for key, node in groups[name].items():

@@ -64,7 +64,7 @@ def explain(error: BaseException, directory: Path) -> Failed:
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
         return Failed(BAD_INPUT, f"trainer, strategy or debug: {_first_line(error)}")
     if "TORCHELASTIC_RUN_ID" in os.environ and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
-        return Failed(FAILED, f"another process of the run has gone ({_first_line(error)})", lost=True)
+        return Failed(FAILED, f"another process of the run has gone\n{last_checkpoint(directory)}", lost=True)
     _write_traceback(error, directory)
     where = f"the traceback is in {directory / 'train.log'}; debug=full shows it here"
     return Failed(FAILED, f"{type(error).__name__}: {_first_line(error)}\n{where}")

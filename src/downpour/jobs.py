@@ -33,8 +33,6 @@ def run(
     if config["resume"]:
         directory = Path(config["resume"]).resolve()
         config = resumed(directory, config, overrides)
-    elif (directory / directories.CONFIG).exists():
-        raise ConfigError("hydra.run.dir", directory, "holds a run already; name another, or resume it with resume=DIR")
     config = experiment.validate(config)
     hardware: Hardware = build(config["trainer"])
     rank, world_size = process()
@@ -45,6 +43,9 @@ def run(
         return None
     with directories.locked(directory) as share:
         if not config["resume"]:
+            if (directory / directories.CONFIG).exists():
+                advice = "holds a run already; name another, or resume it with resume=DIR"
+                raise ConfigError("hydra.run.dir", directory, advice)
             directories.write_config(directory, config, {"overrides": list(overrides), "choices": dict(choices)})
         try:
             if world_size:

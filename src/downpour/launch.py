@@ -36,7 +36,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import elastic_launch
 
-    for noisy in ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher"):
+    for noisy in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name:
         scratch = Path(name)
@@ -85,6 +85,10 @@ def _surroundings(hardware: Hardware) -> Iterator[None]:
     source = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (source, before.get("PYTHONPATH")) if p)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or 1))
+    # Of a rank that is killed, Python's resource tracker would complain.
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        w for w in (before.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning") if w
+    )
     try:
         yield
     finally:

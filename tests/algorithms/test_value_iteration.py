@@ -28,7 +28,7 @@ def test_a_run_solves_the_environment(tmp_path: Path, name: str) -> None:
 
 
 def test_it_resumes_exactly(tmp_path: Path) -> None:
-    resumes_exactly(tmp_path, "algo=value_iteration", "env=frozen_lake", steps=100)
+    resumes_exactly(tmp_path, "algo=value_iteration", "env=frozen_lake", steps=100, counted="gradient_steps")
 
 
 def test_an_environment_without_a_table_is_answered_with_those_that_have_one(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ class StochasticPolicy(Algorithm):
     def __init__(
         self,
         observation_space: gym.Space,
-        action_space: gym.Space,
         network: Network,
         optimizer: OptimizerFactory,
         *,
