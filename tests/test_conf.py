@@ -17,7 +17,7 @@ from tests.worlds import CONF, composed
 
 from downpour import config as configuration
 from downpour.config import ConfigError, locate, parameters, targets
-from downpour.experiment import GROUPS, Settings, validate
+from downpour.experiment import GROUPS, Settings, length_key, validate
 
 SRC = Path(configuration.__file__).parent
 CHOICES = sorted(
@@ -231,7 +231,7 @@ def test_every_key_is_a_parameter(group: str, name: str) -> None:
     look(choice(group, name)[group])
 
 
-@pytest.mark.parametrize("name", sorted(Settings.__annotations__))
+@pytest.mark.parametrize("name", sorted(name for name in Settings.__annotations__ if not name.startswith("total_")))
 def test_every_key_without_a_group_is_read(name: str) -> None:
     reads = [
         node
@@ -241,3 +241,7 @@ def test_every_key_without_a_group_is_read(name: str) -> None:
     ]
     assert reads, name
     assert name in yaml.safe_load((CONF / "train.yaml").read_text())
+
+
+def test_the_length_of_a_run_is_read_under_the_name_of_its_steps() -> None:
+    assert length_key(checked()) == "total_env_steps"

@@ -1,194 +1,152 @@
-"""The command line: composing with Hydra, and one short message where something cannot work.
+"""The command line of training: Hydra composes, `jobs` runs, and what goes wrong is told in one short message.
 
 Nothing heavy is imported before it is needed, so that --help answers at once.
 """
 
-import errno
+import contextlib
 import os
-import re
+import shutil
 import signal
 import sys
-from collections.abc import Callable, Mapping
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from downpour import sweeps
+from downpour import composition, sweeps
+from downpour.config import ConfigError
+from downpour.failures import BAD_INPUT, FAILED, Failed, explain, say
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = str(ROOT / "conf")
-BAD_INPUT, FAILED = 2, 1
+CONF = str(composition.CONF)
 
 
 def train() -> None:
-    """`python src/train.py`."""
+    """`python src/train.py`.
+
+    Exit code 0: trained; 1: failed on the way; 2: asked for what cannot be; 128 and a signal's number: stopped by it.
+    """
     # Hydra would print and exit by itself; its messages name its own machinery instead of the key.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     sweeps.register()
+    # argparse takes settings on one side of a flag only.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = arguments
     try:
+        if {"-h", "--help"} & set(arguments):
+            from downpour import help
+
+            print(help.page([o for o in arguments if not o.startswith("-")]))
+            return
+        _check_flags(arguments)
+        _check_resume(arguments)
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
-    except Failed as failed:
-        sys.exit(failed.code)
+    except Failed as told:  # a job of a multirun
+        sys.exit(told.code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except Exception as error:  # a job has answered its own; these are Hydra's, OmegaConf's and the sweepers'
-        if "debug=full" in sys.argv:
+    except Exception as error:
+        if "debug=full" in arguments:
             raise
-        say(explain_composition(error))
-        sys.exit(BAD_INPUT)
-
-
-class Failed(Exception):
-    """A run ended badly, and the person has been told why."""
-
-    def __init__(self, code: int):
-        self.code = code
-        super().__init__(code)  # what it is made from again in another process
-
-    def __str__(self) -> str:
-        return f"exit code {self.code}"
+        failed = _explain_start(error)
+        _tell(failed)
+        sys.exit(failed.code)
 
 
 def train_task(composed: DictConfig) -> float | None:
     """One job: a single run, or one of a multirun. Returns what a sweeper optimizes."""
     hydra_config = HydraConfig.get()
     directory = Path(hydra_config.runtime.output_dir).resolve()
-    overrides = list(hydra_config.overrides.task)
-    choices = {name: choice for name, choice in hydra_config.runtime.choices.items() if "/" not in name}
-    config: Any = OmegaConf.to_container(composed, resolve=True)
-    result: list[float | None] = []
-
-    def job() -> None:
+    single = hydra_config.mode == RunMode.RUN
+    fresh = single and not any(directory.iterdir())
+    failed: Failed | None = None
+    try:
         from downpour import jobs
 
-        result.append(jobs.run(config, directory, overrides, choices))
-
-    code = guarded(job, config, directory)
-    if code and hydra_config.mode == RunMode.RUN:
-        sys.exit(code)  # an exception would have Hydra print a second message
-    if code:
-        raise Failed(code)
-    return result[0]
-
-
-def guarded(job: Callable[[], Any], config: Mapping[str, Any], directory: Path, quiet: bool = False) -> int:
-    """Run `job`; answer what goes wrong with one message on stderr (none if `quiet`) and an exit code."""
-    from downpour.algorithms.base import TrainingError
-    from downpour.callbacks.checkpoint import Stopped
-    from downpour.config import ConfigError
-
-    full = bool((config.get("debug") or {}).get("traceback"))
-    try:
-        job()
-    except Failed as failed:
-        return failed.code
-    except Stopped as stopped:
-        if not quiet:
-            say(f"stopped by {stopped}; the run is saved. To go on:\n  python src/train.py resume={directory}")
-        return 128 + stopped.signal_number
-    except ConfigError as error:
-        if full:
-            raise
-        if not quiet:
-            say(str(error))
-        return BAD_INPUT
-    except TrainingError as error:
-        if full:
-            raise
-        if not quiet:
-            say(f"{error}\n{_last_checkpoint(directory)}")
-        return FAILED
-    except OSError as error:
-        if full:
-            raise
-        if not quiet:
-            say(_explain_disk(error, directory))
-        return FAILED
-    except Exception as error:
-        if full:
-            raise
-        import logging
-
-        logging.getLogger(__name__).debug("", exc_info=error)
-        _write_traceback(directory)
-        if not quiet:
-            say(f"{type(error).__name__}: {error}\nthe traceback is in {directory}/train.log; debug=full shows it here")
-        return FAILED
-    return 0
+        choices = {name: choice for name, choice in hydra_config.runtime.choices.items() if "/" not in name}
+        config: Any = OmegaConf.to_container(composed, resolve=True)
+        return jobs.run(config, directory, list(hydra_config.overrides.task), choices)
+    except (Exception, KeyboardInterrupt) as error:
+        if OmegaConf.select(composed, "debug.traceback") and (error.__cause__ or not isinstance(error, Failed)):
+            traceback.print_exc()
+        failed = _explain_start(error) if isinstance(error, OmegaConfBaseException) else explain(error, directory)
+    finally:
+        if fresh:
+            _leave(directory, discard=failed is not None and failed.code == BAD_INPUT)
+    _tell(failed, "" if single else f"job {hydra_config.job.num} ({' '.join(hydra_config.overrides.task)}): ")
+    if single or failed.code > 128:  # an exception would have Hydra print a second message; a signal ends a sweep too
+        _exit(failed.code)
+    raise failed
 
 
-def say(message: str) -> None:
-    """One message to the person, on stderr."""
-    print(f"error: {message}", file=sys.stderr)
+def is_leader() -> bool:
+    """Whether this process speaks for the run: rank 0 where somebody else's torchrun started several."""
+    return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
-def _last_checkpoint(directory: Path) -> str:
-    last = directory / "checkpoints" / "last.ckpt"
-    return f"the last checkpoint before is {last}" if last.exists() else "there is no checkpoint yet"
+def _tell(failed: Failed, prefix: str = "") -> None:
+    if is_leader():
+        say(failed, prefix)
+    elif not failed.stopped and not failed.lost:
+        time.sleep(5)  # if rank 0 has the same to say, it does so now, and torchrun ends this process
+        say(failed, f"rank {os.environ['RANK']}: {prefix}")
 
 
-def _explain_disk(error: OSError, directory: Path) -> str:
-    where = error.filename or directory
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        advice = f"{_last_checkpoint(directory)}; free space, then resume"
-        return f"hydra.run.dir={directory}: the disk is full ({where}); {advice}"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); name another directory"
-    return f"{error}"
+def _exit(code: int) -> None:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from downpour.worker import leave
+
+        leave(code)
+    sys.exit(code)
 
 
-def _write_traceback(directory: Path) -> None:
-    import traceback
+def _check_flags(arguments: list[str]) -> None:
+    """Hydra would print all its flags."""
 
-    try:
-        with open(directory / "train.log", "a") as file:
-            traceback.print_exc(file=file)
-    except OSError:
-        pass
+    def refuse(message: str) -> None:
+        raise ConfigError(message=f"{message} (settings are written key=value; --help lists them)")
 
-
-def explain_composition(error: Exception) -> str:
-    """Hydra's or OmegaConf's complaint, as the key, the value and what to do."""
-    from downpour.config import nearest
-
-    text = str(error).strip()
-    if found := re.search(r"Could not override '([^']+)'", text):
-        key = found.group(1)
-        value = next((o.partition("=")[2] for o in sys.argv[1:] if o.lstrip("+~").startswith(f"{key}=")), "")
-        return f"{key}={value}: there is no such key{nearest(key, known_keys())}"
-    if found := re.search(r"In '([^']*)': Could not find '([^']+)'", text):
-        group, _, name = found.group(2).rpartition("/")
-        if answer := sweeps.missing(group, name):
-            return answer
-        options = sorted(p.stem for p in (Path(CONF) / group).glob("*.yaml"))
-        return f"{group}={name}: there is no such option{nearest(name, options)} (there are: {', '.join(options)})"
-    return text.splitlines()[0] + "".join(f"\n  {line.strip()}" for line in text.splitlines()[1:3] if line.strip())
+    parser: Any = get_args_parser()
+    parser.error = refuse
+    parser.parse_args(arguments)
 
 
-def known_keys() -> list[str]:
-    """Every dotted key of the default configuration, with the groups chosen on the command line."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    groups = {p.name for p in Path(CONF).iterdir() if p.is_dir()}
-    chosen = [o for o in sys.argv[1:] if o.partition("=")[0] in groups and "," not in o]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(CONF, version_base="1.3"):
-            composed = compose("train", overrides=chosen)
-    except (HydraException, OmegaConfBaseException):
-        return sorted(groups)
-    return sorted(groups) + _dotted(OmegaConf.to_container(composed), "")
+def _check_resume(arguments: list[str]) -> None:
+    """Hydra would make the directory that is to be resumed, if it is not there."""
+    for directory in (o.removeprefix("resume=") for o in arguments if o.startswith("resume=")):
+        is_plain = not set(directory) & set(",'\"$\\()[]{}") and directory not in ("", "null")
+        if is_plain and not (Path(directory) / "config.yaml").is_file():
+            raise ConfigError("resume", directory, "is not a run directory: it has no config.yaml")
 
 
-def _dotted(node: Any, prefix: str) -> list[str]:
-    if not isinstance(node, dict):
-        return []
-    return [k for name, v in node.items() for k in (f"{prefix}{name}", *_dotted(v, f"{prefix}{name}."))]
+def _explain_start(error: BaseException) -> Failed:
+    """The message for what goes wrong before a job has begun."""
+    if isinstance(error, ConfigError):
+        return Failed(BAD_INPUT, str(error))
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        return Failed(BAD_INPUT, composition.explain(error))
+    if isinstance(error, OSError):  # Hydra makes the run directory
+        place = error.filename or error
+        return Failed(FAILED, f"hydra.run.dir: cannot make {place} ({error.strerror}); name another directory")
+    return Failed(FAILED, f"{type(error).__name__}: {error}\ndebug=full shows the traceback")
+
+
+def _leave(directory: Path, *, discard: bool) -> None:
+    """Remove a directory that was made for a run which then never began, and the empty ones above it in outputs/."""
+    if discard and is_leader():
+        shutil.rmtree(directory, ignore_errors=True)
+    outputs = Path.cwd() / "outputs"
+    with contextlib.suppress(OSError):  # not empty: it is a run's
+        if directory.exists():
+            directory.rmdir()
+        for above in directory.parents:
+            if above == outputs or outputs in above.parents:
+                above.rmdir()

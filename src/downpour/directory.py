@@ -1,5 +1,6 @@
 """A run's directory: what lies in it, and who may write there."""
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -7,7 +8,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +19,17 @@ import yaml
 from tqdm import tqdm
 
 from downpour.config import TRUSTED, ConfigError, check, targets
+from downpour.failures import Failed
 
-CONFIG, CHOICES, SUMMARY, LOG = "config.yaml", "choices.yaml", "summary.json", "train.log"
+log = logging.getLogger(__name__)
+
+CONFIG, CHOICES, SUMMARY, LOG, LOCK = "config.yaml", "choices.yaml", "summary.json", "train.log", ".lock"
 PACKAGES = ("downpour", "torch", "lightning", "torchrl", "tensordict", "gymnasium", "hydra-core", "numpy")
+IRRELEVANT = (  # Lightning's advice on what this project does its own way
+    "The number of training batches .* is smaller than the logging interval",
+    "Your `IterableDataset` has `__len__` defined",
+    "`isinstance.treespec, LeafSpec.` is deprecated",
+)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,20 +90,41 @@ def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
     write_text(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
+def note_failure(directory: Path, failed: Failed) -> None:
+    """Have summary.json say why a run that had begun did not get to its end."""
+    summary = read_summary(directory)
+    with contextlib.suppress(OSError):  # a full disk may be the very reason
+        if summary.get("status") in ("running", "failed") and not failed.stopped:
+            write_summary(directory, {**summary, "status": "failed", "error": str(failed).splitlines()[0]})
+
+
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
     """Hold the right to write in a run directory; the system lets go of it when the process dies.
+
+    A launcher shares its right with the rank that writes, so that it is held until both are gone.
+
+    Args:
+        shared: join whoever holds it and has called what this yields, instead of asking for it alone.
 
     Raises:
         ConfigError: another process holds it.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / ".lock", "w") as file:
+    with open(directory / LOCK, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError("hydra.run.dir", directory, "another process is writing there") from None
-        yield
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            advice = "another process is writing there; wait for it or stop it"
+            raise ConfigError("hydra.run.dir", directory, advice) from None
+        except OSError as error:  # some network disks have no locks
+            log.warning("%s cannot be locked (%s): take care that nothing else writes there", directory, error.strerror)
+
+        def share() -> None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+        yield share
 
 
 def log_to(directory: Path | None) -> None:
@@ -108,10 +139,12 @@ def log_to(directory: Path | None) -> None:
     terminal.addFilter(lambda record: record.name.startswith("downpour"))
     root.addHandler(terminal)
     if directory is not None:
-        file = logging.FileHandler(directory / LOG)
+        file = _Log(directory / LOG)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
     logging.captureWarnings(True)
+    for irrelevant in IRRELEVANT:
+        warnings.filterwarnings("ignore", irrelevant)
     for name in ("lightning.pytorch", "lightning.fabric", "torchrl"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -120,10 +153,24 @@ def log_to(directory: Path | None) -> None:
 
 
 class _Terminal(logging.Handler):
-    """Writes above the progress bar instead of through it."""
+    """Writes above the progress bar instead of through it; a terminal that has gone is no reason to stop."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):
+            tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _Log(logging.FileHandler):
+    """A full disk is told once, by what cannot do without it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def provenance() -> dict[str, Any]:
+    """What code a run is computed with."""
+    return {"git_commit": git_commit(), "versions": versions()}
 
 
 def git_commit() -> str | None:

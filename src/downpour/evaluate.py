@@ -147,7 +147,7 @@ def load(
     """
     import torch
 
-    from downpour.callbacks.checkpoint import BEST, LAST, PREVIOUS, log, newest_whole
+    from downpour.checkpoints import BEST, LAST, PREVIOUS, log, newest_whole
     from downpour.experiment import build_algorithm, check_origin
 
     try:

@@ -5,22 +5,37 @@ import logging
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
+from pydantic import Field
 
 from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
-from downpour.callbacks.checkpoint import Checkpoint, Stopped, newest_whole
+from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.recorder import Recorder
-from downpour.config import ConfigError, NonNegativeInt, PositiveInt, build, check, check_arguments, locate
+from downpour.checkpoints import any_checkpoint, newest_whole, settle
+from downpour.config import (
+    ConfigError,
+    NonNegativeInt,
+    PositiveInt,
+    build,
+    check,
+    check_arguments,
+    locate,
+    nearest,
+    show,
+)
+from downpour.failures import Stopped
 from downpour.loggers import RunFiles, WandB
 from downpour.run import Run, process
-from downpour.trainer import Hardware
+from downpour.trainer import Hardware, make_trainer
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +46,7 @@ GROUPS = ("algo", "env", "data", "model", "optimizer", "strategy", "trainer", "l
 class Settings:
     """The keys that belong to no group."""
 
-    seed: NonNegativeInt
+    seed: Annotated[NonNegativeInt, Field(lt=2**32)]
     total_env_steps: PositiveInt
     eval_every: PositiveInt
     eval_episodes: PositiveInt
@@ -55,12 +70,20 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: see `downpour.config.check`; or an algorithm and a data module that do not fit.
     """
-    settings = check_arguments(Settings, {name: v for name, v in config.items() if name not in GROUPS}, "")
+    settings = {name: value for name, value in config.items() if name not in GROUPS}
+    known = [field.name for field in fields(Settings)]
+    for name in settings.keys() - known:
+        raise ConfigError(name, show(settings[name]), f"a run has no such setting{nearest(name, [*known, *GROUPS])}")
+    settings = check_arguments(Settings, settings, "")
     groups = {name: check(config.get(name) or {}, name) for name in GROUPS}
     groups["debug"] = check_arguments(Debug, groups["debug"], "debug")
     for name in ("algo", "data", "trainer"):
         if "_target_" not in groups[name]:
             raise ConfigError(message=f"{name}._target_ is missing: nothing says what is to be built; choose a {name}=")
+    for name in ("callbacks", "logger"):
+        for key, node in groups[name].items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                raise ConfigError(f"{name}.{key}", show(node), "names nothing that could be built: it has no _target_")
     algorithm: Any = locate(groups["algo"]["_target_"], "algo")
     data: Any = locate(groups["data"]["_target_"], "data")
     if data.stream not in algorithm.learns_from:
@@ -70,13 +93,34 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **groups}
 
 
+def length_key(config: Mapping[str, Any]) -> str:
+    """The setting that says how long a run is, named after the steps that its data module counts."""
+    data: Any = locate(config["data"]["_target_"], "data")
+    return f"total_{data.step_name}"
+
+
+def build_group(config: Mapping[str, Any], group: str, **available: Any) -> Any:
+    """Build what a group says; see `downpour.config.build`.
+
+    Raises:
+        ConfigError: it says nothing, or its constructor refuses what the types could not.
+    """
+    node = config[group]
+    if "_target_" not in node:
+        raise ConfigError(group, show(node or None), "names nothing that could be built; choose an option of the group")
+    try:
+        return build(node, **available)
+    except (TypeError, ValueError) as error:  # torch.optim's, for example
+        raise ConfigError(group, node["_target_"].rpartition(".")[2], str(error)) from error
+
+
 def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, Any]:
     """(algorithm, data module, environment) of a checked configuration.
 
     Initial weights follow `seed` and are the same on all ranks; all that a rank draws afterwards follows `seed + rank`.
     """
-    environment = build(config["env"]) if config["env"] else None
-    data = build(config["data"], environment=environment, run=run)
+    environment = build_group(config, "env") if config["env"] else None
+    data = build_group(config, "data", environment=environment, run=run)
     algorithm = build_algorithm(config, data.spaces)
     seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
     return algorithm, data, environment
@@ -85,11 +129,12 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
 def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
     """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
     seed_all(config["seed"])
-    return build(
-        config["algo"],
+    return build_group(
+        config,
+        "algo",
         **spaces,
-        network=lambda input_space, outputs: build(config["model"], input_space=input_space, outputs=outputs),
-        optimizer=lambda parameters: build(config["optimizer"], params=parameters),
+        network=lambda input_space, outputs: build_group(config, "model", input_space=input_space, outputs=outputs),
+        optimizer=lambda parameters: build_group(config, "optimizer", params=parameters),
     )
 
 
@@ -100,11 +145,8 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(config: Mapping[str, Any], directory: Path) -> float | None:
+def fit(config: Mapping[str, Any], directory: Path) -> None:
     """Train in this process, one of the ranks of the run.
-
-    Returns:
-        The mean return of the last evaluation.
 
     Raises:
         ConfigError, TrainingError: with the message to show.
@@ -117,61 +159,76 @@ def fit(config: Mapping[str, Any], directory: Path) -> float | None:
     run = Run(
         directory=directory,
         seed=config["seed"],
-        total_steps=config["total_env_steps"],
+        total_steps=config[length_key(config)],
         eval_every=config["eval_every"],
         eval_episodes=config["eval_episodes"],
         rank=rank,
-        world_size=world_size,
+        world_size=world_size or 1,
     )
     algorithm, data, environment = build_parts(config, run)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
-    loggers = [RunFiles(directory, data.step_name)]
+    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # saves what the others know by then
+    loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
-    strategy = build(config["strategy"]) if config["strategy"] else "auto"
-    trainer = Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=strategy,
-        **hardware.arithmetic(strategy),
-        deterministic=hardware.deterministic,
-        detect_anomaly=config["debug"]["detect_anomaly"],
-        callbacks=callbacks,
-        logger=loggers,
-        max_epochs=-1,  # the stream ends the run
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=directory,
-    )
-    checkpoint = None
-    if config["resume"]:
-        checkpoint, content = newest_whole(directory)
-        check_origin(content, algorithm, checkpoint)
-        log.info("resuming from %s at %s %d", checkpoint, data.step_name, content["step"])
-    begin, before = time.perf_counter(), content["step"] if checkpoint else 0
-    status = "failed"
+    strategy = build_group(config, "strategy") if config["strategy"] else "auto"
+    trainer = make_trainer(hardware, run, strategy, callbacks, loggers, config["debug"]["detect_anomaly"])
+    checkpoint = find_checkpoint(directory, algorithm) if config["resume"] else None
+    known = {"seed": config["seed"], "processes": run.world_size, **directories.provenance()}
+
+    if rank == 0:
+        directories.write_summary(directory, {"status": "running", **known})
+    begin = time.perf_counter()
+    status = "finished"
     try:
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        status = "finished"
-    except Stopped:
-        status = "stopped"
+    except BaseException as error:
+        status = "stopped" if isinstance(error, Stopped) else "failed"
         raise
     finally:
         try:
-            if trainer.is_global_zero:
-                summary = summarize(config, directory, trainer, time.perf_counter() - begin, before, status)
-                directories.write_summary(directory, summary)
+            if rank == 0:
+                results = summary(trainer, data, algorithm, begin)
+                directories.write_summary(directory, {"status": status, **results, **known})
+        except OSError:
+            if status == "finished":
+                raise  # else the disk may be the very reason
         finally:
             for logger in trainer.loggers:
                 with contextlib.suppress(Exception):
                     logger.finalize("success" if status == "finished" else "failed")
                     if isinstance(logger, WandB):
                         logger.close(status)
-    value = trainer.callback_metrics.get("eval/return_mean")
-    return None if value is None else float(value)
+
+
+def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
+    """The checkpoint to go on from; None where the run was ended before its first, and starts again.
+
+    Rank 0 chooses, for looking changes what there is: every rank must go on from the same one.
+
+    Raises:
+        ConfigError: all are damaged, or another algorithm's.
+    """
+    chosen: list[Any] = [None]
+    if process()[0] == 0:
+        chosen[0] = _choose_checkpoint(directory, algorithm)
+    if dist.is_initialized():
+        dist.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _choose_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
+    if not any_checkpoint(directory):
+        log.info("%s was ended before its first checkpoint: starting again", directory)
+        for name in ("metrics.csv", "episodes.csv", "timing.csv"):
+            (directory / name).unlink(missing_ok=True)
+        return None
+    path, content = newest_whole(directory)
+    check_origin(content, algorithm, path)
+    theirs = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
+    if theirs != {name: tuple(value.shape) for name, value in algorithm.state_dict().items()}:
+        raise ConfigError("model", type(algorithm).__name__, f"the weights in {path} are of another shape")
+    log.info("resuming from %s at step %d", path, content["step"])
+    return settle(path)
 
 
 def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -> None:
@@ -185,28 +242,20 @@ def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -
         raise ConfigError("algo", mine, f"{path} was written by {content['algorithm']}")
 
 
-def summarize(
-    config: Mapping[str, Any], directory: Path, trainer: Trainer, seconds: float, before: int, status: str
-) -> dict[str, Any]:
-    """What summary.json says of a run."""
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
-    old = directories.read_summary(directory) if before else {}
-    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("eval/")}
-    saver = next((c for c in trainer.callbacks if isinstance(c, Checkpoint)), None)  # type: ignore[attr-defined]
-    recorder = next((c for c in trainer.callbacks if isinstance(c, Recorder)), None)  # type: ignore[attr-defined]
+def summary(trainer: Trainer, data: Any, algorithm: Algorithm, begin: float) -> dict[str, Any]:
+    """What summary.json says of a run's results."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    saver = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+    recorder = next((c for c in callbacks if isinstance(c, Recorder)), None)
+    seconds = saver.seconds if saver else time.perf_counter() - begin
     return {
-        "status": status,
-        **(metrics or {name: v for name, v in old.items() if name.startswith("eval/")}),
-        "eval/episodes": config["eval_episodes"],
+        **{name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("eval/")},
+        "eval/episodes": data.run.eval_episodes,
         "best/return_mean": saver.best if saver else None,
         f"best/{data.step_name}": saver.best_step if saver else None,
         data.step_name: data.step,
-        "gradient_steps": trainer.lightning_module.gradient_steps,
+        "gradient_steps": algorithm.gradient_steps,
         "episodes": recorder.episodes if recorder else None,
-        "wall_seconds": seconds + old.get("wall_seconds", 0.0),
-        f"{data.step_name}_per_second": (data.step - before) / seconds,
-        "seed": config["seed"],
-        "processes": trainer.world_size,
-        "git_commit": directories.git_commit(),
-        "versions": directories.versions(),
+        "wall_seconds": round(seconds, 3),
+        f"{data.step_name}_per_second": round(data.step / seconds, 1),
     }

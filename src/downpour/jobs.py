@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from downpour import directory as directories
 from downpour import experiment
-from downpour.cli import Failed
-from downpour.config import ConfigError, build, nearest
+from downpour.config import ConfigError, build
+from downpour.failures import explain
 from downpour.launch import launch
+from downpour.resume import resumed
+from downpour.run import process
 from downpour.trainer import Hardware
+from downpour.worker import take_part
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +27,40 @@ def run(
         The mean return of the last evaluation, for sweepers.
 
     Raises:
-        ConfigError: before anything is built or written, wherever possible.
-        Failed: one of several processes failed and has said why.
+        ConfigError: nothing is written yet.
+        Failed: training did not get to its end; the cause is with it where it is known in this process.
     """
     if config["resume"]:
-        continued = resumed(Path(config["resume"]), overrides)
-        if continued is None:
-            return directories.read_summary(directory).get("eval/return_mean")
-        config = continued
-    elif (directory / directories.CONFIG).exists():
-        raise ConfigError("hydra.run.dir", directory, "holds a run already; name another, or resume it with resume=DIR")
+        directory = Path(config["resume"]).resolve()
+        config = resumed(directory, config, overrides)
     config = experiment.validate(config)
     hardware: Hardware = build(config["trainer"])
-    with directories.locked(directory):
+    rank, world_size = process()
+    if world_size is not None:  # somebody else's torchrun started this process and the others
+        hardware.check_world(world_size)
+    if rank or hardware.node_rank:
+        take_part(config, directory) if world_size else launch(config, directory, hardware)
+        return None
+    with directories.locked(directory) as share:
         if not config["resume"]:
+            if (directory / directories.CONFIG).exists():
+                advice = "holds a run already; name another, or resume it with resume=DIR"
+                raise ConfigError("hydra.run.dir", directory, advice)
             directories.write_config(directory, config, {"overrides": list(overrides), "choices": dict(choices)})
-        if hardware.world_size == 1:
-            directories.log_to(directory)
-            experiment.fit(config, directory)
-        elif code := launch(config, directory, hardware):
-            raise Failed(code)
+        try:
+            if world_size:
+                share()
+                take_part(config, directory)
+            elif hardware.world_size > 1:
+                share()
+                launch(config, directory, hardware)
+            else:
+                directories.log_to(directory)
+                experiment.fit(config, directory)
+        except (Exception, KeyboardInterrupt) as error:
+            failed = explain(error, directory)
+            directories.note_failure(directory, failed)
+            raise failed from (None if error is failed else error)
         finish(directory)
     return directories.read_summary(directory).get("eval/return_mean")
 
@@ -59,32 +73,3 @@ def finish(directory: Path) -> None:
         learning_curve(directory)
     except Exception as error:
         log.warning("curve.png could not be drawn: %s", error)
-
-
-def resumed(directory: Path, overrides: Sequence[str]) -> dict[str, Any] | None:
-    """The configuration of a run to go on with, or None if it is finished.
-
-    It is the run's own, but for values given again on the command line (a longer total_env_steps, say).
-
-    Raises:
-        ConfigError: not a run; or an override that would make it another run.
-    """
-    config: Any = OmegaConf.create(directories.read_config(directory, "resume"))
-    groups = (Path(__file__).resolve().parents[2] / "conf").iterdir()
-    names = {group.name for group in groups if group.is_dir()}
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        if key in ("resume", "resume_sweep"):
-            continue
-        if key in names or key == "seed":
-            raise ConfigError(key, value, "a resumed run keeps its own; leave it out")
-        if OmegaConf.select(config, key, default=directory) is directory:
-            raise ConfigError(key, value, "there is no such key in the run" + nearest(key, list(map(str, config))))
-        OmegaConf.update(config, key, yaml.safe_load(value))
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    plain["resume"] = str(directory)
-    summary = directories.read_summary(directory)
-    if summary.get("status") == "finished" and summary.get("env_steps", 0) >= plain["total_env_steps"]:
-        print(f"{directory} is finished; total_env_steps={2 * plain['total_env_steps']} would go on with it")
-        return None
-    return plain

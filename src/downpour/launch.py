@@ -1,53 +1,141 @@
 """Starting the processes of a run: always a torchrun job on a configuration that is already resolved."""
 
+import contextlib
+import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from downpour import directory as directories
+from downpour.config import ConfigError
+from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, stopped
 from downpour.trainer import Hardware
 
-log = logging.getLogger(__name__)
+SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
-def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> int:
+def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
     """Run the ranks of this node to their end.
 
-    Returns:
-        0, or the exit code of the rank that failed first.
+    Raises:
+        Failed: a rank failed, or a signal stopped them; the message is that of the rank where it began.
+        ConfigError: the nodes do not find each other.
     """
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.launcher.api import elastic_launch
 
-    for noisy in ("torch.distributed.elastic", "torch.distributed.run", "torch.distributed.launcher"):
+    for noisy in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    static = hardware.nodes > 1
-    options = LaunchConfig(
+    with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name:
+        scratch = Path(name)
+        (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
+        try:
+            elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
+        except ChildFailedError as error:
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            raise _first(scratch, codes, directory) from None
+        except SignalException as caught:
+            if directories.read_summary(directory).get("status") != "finished":
+                raise _answer(scratch, caught.sigval, directory) from None
+        except (DistError, RendezvousError, TimeoutError) as error:
+            advice = f"the nodes do not meet at {hardware.address}:{hardware.port} ({str(error).splitlines()[0]})"
+            raise ConfigError("trainer.address", hardware.address, advice) from None
+
+
+def _options(hardware: Hardware, scratch: Path) -> Any:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.launcher.api import LaunchConfig
+
+    several = hardware.nodes > 1
+    return LaunchConfig(
         min_nodes=hardware.nodes,
         max_nodes=hardware.nodes,
         nproc_per_node=hardware.devices,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="static" if static else "c10d",
-        rdzv_endpoint=f"{hardware.address}:{hardware.port or 0}" if static else "127.0.0.1:0",
-        rdzv_configs={"rank": hardware.node_rank} if static else {},
-        local_addr="127.0.0.1" if not static else None,
+        run_id="downpour" if several else uuid.uuid4().hex,  # the nodes must agree on it
+        rdzv_backend="static" if several else "c10d",
+        rdzv_endpoint=f"{hardware.address}:{hardware.port}" if several else "127.0.0.1:0",
+        rdzv_configs={"rank": hardware.node_rank} if several else {},
+        local_addr=None if several else "127.0.0.1",
+        logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle=",".join(s for s in SIGNALS if signal.getsignal(getattr(signal, s)) != signal.SIG_IGN),
+        shutdown_timeout=SAVING_SECONDS,
     )
+
+
+@contextlib.contextmanager
+def _surroundings(hardware: Hardware) -> Iterator[None]:
+    """What the ranks inherit; and everything as it was, for the next job of a multirun."""
+    before = dict(os.environ)
+    handlers = {s: signal.getsignal(getattr(signal, s)) for s in SIGNALS}
     source = str(Path(__file__).resolve().parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (source, os.environ.get("PYTHONPATH")) if p)
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (source, before.get("PYTHONPATH")) if p)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or 1))
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "config.yaml"
-        file.write_text(yaml.safe_dump(dict(config)))
-        try:
-            elastic_launch(options, sys.executable)("-m", "downpour.worker", str(file), str(directory))
-        except ChildFailedError as error:
-            return max(1, error.get_first_failure()[1].exitcode)
-    return 0
+    # Of a rank that is killed, Python's resource tracker would complain.
+    os.environ["PYTHONWARNINGS"] = ",".join(
+        w for w in (before.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning") if w
+    )
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        for name, handler in handlers.items():
+            with contextlib.suppress(ValueError):  # only the main thread may set handlers
+                signal.signal(getattr(signal, name), handler)
+
+
+def report(scratch: Path, rank: int, failed: Failed) -> None:
+    """Leave for the launcher what a rank has to say."""
+    text = {"code": failed.code, "message": str(failed), "stopped": failed.stopped, "lost": failed.lost}
+    partial = scratch / f"{rank}.partial"
+    partial.write_text(json.dumps(text))
+    partial.rename(scratch / f"{rank}.json")  # its time tells which was first
+
+
+def _reports(scratch: Path) -> list[tuple[int, Failed]]:
+    """(rank, what it said) of every rank that said something, causes before consequences."""
+    told = []
+    for path in sorted(scratch.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
+        text = json.loads(path.read_text())
+        failed = Failed(text["code"], text["message"], stopped=text["stopped"], lost=text["lost"])
+        told.append((int(path.stem), failed))
+    return sorted(told, key=lambda each: each[1].lost)
+
+
+def _first(scratch: Path, codes: Mapping[int, int], directory: Path) -> Failed:
+    """Why the ranks failed, given the exit codes of those seen to."""
+    told = _reports(scratch)
+    causes = [failed for _, failed in told if not failed.lost]
+    if causes:
+        return causes[0]
+    for rank in sorted(set(codes) - {rank for rank, _ in told}):
+        if codes[rank] < 0:
+            name = signal.Signals(-codes[rank]).name
+            why = " (short of memory?)" if name == "SIGKILL" else ""
+            return Failed(FAILED, f"rank {rank} was ended by {name}{why}\n{last_checkpoint(directory)}")
+        return Failed(FAILED, f"rank {rank} ended with exit code {codes[rank]}\n{last_checkpoint(directory)}")
+    return Failed(FAILED, f"another node of the run has failed; see what it says\n{last_checkpoint(directory)}")
+
+
+def _answer(scratch: Path, number: int, directory: Path) -> Failed:
+    """What to say after a signal stopped the ranks."""
+    told = _reports(scratch)
+    causes = [failed for _, failed in told if not failed.lost and not failed.stopped]
+    if causes:
+        return causes[0]
+    return stopped(number, directory) if any(f.stopped for _, f in told) else interrupted(number, directory)

@@ -37,6 +37,11 @@ class Run:
         return np.random.SeedSequence([self.seed + self.rank, *purpose])
 
 
-def process() -> tuple[int, int]:
-    """(rank, world size) of this process as torchrun tells it; (0, 1) outside of torchrun."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def process() -> tuple[int, int | None]:
+    """(rank, world size) of a process that torchrun started; (0, None) of any other.
+
+    A cluster may set RANK and WORLD_SIZE for processes of its own: they count only beside torchrun's mark.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0, None
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])

@@ -1,30 +1,16 @@
 """The hardware a run asks for, and the Lightning trainer that drives it."""
 
+import os
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins import Precision
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from torch import Tensor
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
-
-
-class LeanPrecision(Precision):
-    """32 bits, without three hooks of every callback at every gradient step.
-
-    On a small network those calls cost as much as the update; the gradient is made and applied as ever.
-    """
-
-    def pre_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        return tensor
-
-    def post_backward(self, tensor: Tensor, module: LightningModule) -> Tensor:  # type: ignore[override]
-        return tensor.detach()
-
-    def _after_closure(self, model: LightningModule, optimizer: Any) -> None:
-        pass
+from downpour.run import Run
 
 
 class Hardware:
@@ -40,7 +26,7 @@ class Hardware:
         address: str = "127.0.0.1",
         port: PositiveInt | None = None,
         threads: PositiveInt | None = 1,
-        precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true"] = "32-true",
+        precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         deterministic: bool = False,
     ):
         """
@@ -71,13 +57,62 @@ class Hardware:
         if node_rank >= nodes:
             raise ConfigError("trainer.node_rank", node_rank, f"must be below trainer.nodes={nodes}")
 
-    def arithmetic(self, strategy: Any) -> dict[str, Any]:
-        """What Lightning's Trainer is told of the precision; strategies that shard bring their own plugin."""
-        if self.precision == "32-true" and not isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
-            return {"plugins": [LeanPrecision()]}
-        return {"precision": self.precision}
-
     @property
     def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.nodes
+
+    def check_world(self, world_size: int) -> None:
+        """Compare with what somebody's torchrun has started.
+
+        Raises:
+            ConfigError: other numbers of processes.
+        """
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+        if (here, world_size) != (self.devices, self.world_size):
+            advice = f"torchrun started {here} process(es) here of {world_size} in all: use trainer=ddp_cpu or another "
+            advice += f"with trainer.devices={here} trainer.nodes={world_size // here}, or leave torchrun out"
+            raise ConfigError("trainer.devices", self.devices, advice)
+
+
+def make_trainer(
+    hardware: Hardware, run: Run, strategy: Any, callbacks: list[Callback], loggers: list[Logger], detect_anomaly: bool
+) -> Trainer:
+    """A trainer that leaves to this project's parts what they do themselves.
+
+    Raises:
+        ConfigError: hardware, strategy and precision do not go together.
+    """
+    try:
+        trainer = Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
+            plugins=[WholeFile()],
+            precision=hardware.precision,
+            deterministic=hardware.deterministic,
+            detect_anomaly=detect_anomaly,
+            callbacks=callbacks,
+            logger=loggers,
+            max_epochs=-1,  # the stream ends the run
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run.directory,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        chosen = f"{hardware.accelerator}, {hardware.precision}"
+        raise ConfigError("trainer", chosen, f"does not go with the strategy ({error})") from error
+    # Signals are the Checkpoint callback's: Lightning's handler broadcasts from inside a signal, which can cross other
+    # collectives, and it asks all ranks once more before each batch, which costs a small network 15 to 30 %.
+    internals: Any = trainer
+    internals._signal_connector.register_signal_handlers = _nothing
+    internals.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+    return trainer
+
+
+def _nothing() -> None:
+    pass

@@ -1,49 +1,86 @@
 """One rank of a run of several processes. It reads the resolved configuration; it never sees Hydra."""
 
-import ctypes
 import signal
+
+if __name__ == "__main__":  # until training has handlers of its own, a signal just ends a rank, without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import contextlib
+import ctypes
+import multiprocessing.util
+import os
 import sys
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 import yaml
 
-from downpour import cli
+from downpour import directory as directories
+from downpour import experiment
+from downpour.failures import explain
+from downpour.launch import report
 from downpour.run import process
 
 
-def main(config_file: str, directory: str) -> int:
-    """Join the other ranks, agree on rank 0's configuration and directory, train."""
-    from downpour import directory as directories
-    from downpour import experiment
+def main(config_file: str, directory: str, launcher: int) -> None:
+    """Take part; tell the launcher what went wrong."""
+    config: dict[str, Any] = {}
+    try:
+        die_with(launcher)
+        config = yaml.safe_load(Path(config_file).read_text())
+        take_part(config, Path(directory))
+    except Exception as error:
+        if config.get("debug", {}).get("traceback"):
+            traceback.print_exc()
+        failed = explain(error, Path(directory))
+        report(Path(config_file).parent, process()[0], failed)
+        leave(failed.code)
 
-    _die_with_parent()
+
+def take_part(config: Mapping[str, Any], directory: Path) -> None:
+    """Join the other ranks, agree on rank 0's configuration and directory, train."""
     rank, world_size = process()
-    config = yaml.safe_load(Path(config_file).read_text())
     use_gpu = config["trainer"]["accelerator"] == "gpu"
     if use_gpu:
-        torch.cuda.set_device(rank % config["trainer"]["devices"])
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if use_gpu else "gloo")
     count = torch.ones(1)
     dist.all_reduce(count)
     if int(count) != world_size:
         raise RuntimeError(f"{int(count)} processes answered, {world_size} were started")
-    agreed = [config, directory]
+    agreed: list[Any] = [dict(config), directory]
     dist.broadcast_object_list(agreed, src=0)
     config, directory = agreed
-    directories.log_to(Path(directory) if rank == 0 else None)
-    failed = cli.guarded(lambda: experiment.fit(config, Path(directory)), config, Path(directory), quiet=rank != 0)
-    if failed == 0:
-        dist.destroy_process_group()  # Lightning leaves a gloo group to crash at exit
-    return failed
+    if rank == 0:
+        with directories.locked(directory, shared=True):
+            directories.log_to(directory)
+            experiment.fit(config, directory)
+    else:
+        directories.log_to(None)
+        experiment.fit(config, directory)
+    dist.destroy_process_group()  # Lightning leaves a gloo group to crash at exit
 
 
-def _die_with_parent() -> None:
+def leave(code: int) -> NoReturn:
+    """End this process now: in an ordinary exit the threads of a process group that has failed would abort or hang."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(Exception):
+        multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # ends what it has started, gives semaphores back
+    os._exit(code)
+
+
+def die_with(launcher: int) -> None:
     """Without its launcher a rank must not go on writing (Linux only; elsewhere the lock on the directory helps)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != launcher:  # it has gone already
+            os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

@@ -206,7 +206,6 @@ def test_goes_on_exactly(tmp_path: Path, id: str, vectorization: str, steps: int
     state = one.capture()
     assert state["environments"] is not None
     two.restore(as_checkpointed(state, tmp_path))
-    one.episodes = []
     assert_same(one.collect(150, guess(one.environments, 1)), two.collect(150, guess(two.environments, 1)))
     assert one.episodes == two.episodes
     assert one.env_steps == two.env_steps
@@ -245,7 +244,6 @@ def test_a_world_that_cannot_be_frozen_goes_on_from_its_newest_start(tmp_path: P
     state = one.capture()
     assert state["environments"] is None
     two.restore(as_checkpointed(state, tmp_path))
-    one.episodes = []
     assert_same(one.collect(60, guess(one.environments, 1)), two.collect(60, guess(two.environments, 1)))
     assert one.episodes == two.episodes
     one.environments.close()

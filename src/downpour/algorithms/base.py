@@ -12,15 +12,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from downpour.config import PositiveFloat
+from downpour.failures import TrainingError
 
 Network = Callable[..., nn.Module]
 """(input space, number of outputs) -> network; chosen by the `model` group."""
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 """parameters -> optimizer; chosen by the `optimizer` group."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what was seen and what to change."""
 
 
 class Algorithm(LightningModule):

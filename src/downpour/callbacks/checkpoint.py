@@ -1,44 +1,43 @@
-"""Checkpoints that hold everything, written so that a whole one is always there."""
+"""When a run is saved, and what of it."""
 
 import contextlib
-import logging
-import os
-import pickle
-import random
-import shutil
 import signal
-from collections.abc import Sequence
-from pathlib import Path
+import time
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback
 
 from downpour.callbacks.recorder import gather
+from downpour.checkpoints import (
+    PARTIAL,
+    capture_generators,
+    install,
+    mark_best,
+    newest_whole,
+    read,
+    restore_generators,
+)
 from downpour.config import ConfigError, PositiveInt
+from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
 
-log = logging.getLogger(__name__)
+__all__ = ["Checkpoint", "Stopped", "newest_whole", "read"]
 
-LAST, PREVIOUS, BEST, PARTIAL = "last.ckpt", "previous.ckpt", "best.ckpt", "partial.ckpt"
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, and it has been saved."""
-
-    def __init__(self, signal_number: int):
-        self.signal_number = signal_number
-        super().__init__(signal.Signals(signal_number).name)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Checkpoint(Callback):
-    """Saves after each evaluation, and when SIGINT or SIGTERM asks the run to stop.
+    """Saves after each evaluation, at the end, and when a signal asks the run to stop.
 
     The file holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
     generators. Lightning's loop counters are left out: the stream knows where in an epoch it is.
+
+    Attributes:
+        best, best_step: the best value of `monitor` so far, and when.
+        metrics: the newest of every metric, at the last checkpoint.
     """
 
     def __init__(self, run: Run, *, every: PositiveInt = 1, monitor: str = "eval/return_mean", maximize: bool = True):
@@ -53,15 +52,23 @@ class Checkpoint(Callback):
         self.best: float | None = None
         self.best_step = 0
         self._evaluations = 0
+        self._saved_step = -1
+        self._seconds_before, self._begin = 0.0, time.perf_counter()
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
 
+    @property
+    def seconds(self) -> float:
+        """Time spent training, over all resumes; what was lost to a kill is not counted."""
+        return self._seconds_before + time.perf_counter() - self._begin
+
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._remember)
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or in the background of a shell
+                    self._handlers[number] = signal.signal(number, self._remember)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         for number, handler in self._handlers.items():
@@ -69,17 +76,19 @@ class Checkpoint(Callback):
         self._handlers.clear()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self._signal == signal.SIGINT == number:
-            raise KeyboardInterrupt  # asked twice: do not wait for the round to end
+        if self._signal == signal.SIGINT == number:  # asked twice: do not wait for the round to end
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         self._signal = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        stop = self._signal is not None
+        asked = self._signal or 0
         if trainer.world_size > 1:  # all ranks stop after the same round
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if stop:
+            numbers = torch.tensor(asked, device=pl_module.device)
+            asked = int(trainer.strategy.reduce(numbers, reduce_op="max"))
+        if asked:
             self.save(trainer)
-            raise Stopped(self._signal or signal.SIGTERM)
+            raise Stopped(asked)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._evaluations += 1
@@ -87,23 +96,21 @@ class Checkpoint(Callback):
         improved = value is not None and (self.best is None or self.sign * float(value) > self.sign * self.best)
         if improved:
             self.best, self.best_step = float(value), trainer.datamodule.step
-        data = trainer.datamodule
-        if improved or self._evaluations % self.every == 0 or data.step >= self.run.total_steps or trainer.should_stop:
+        if improved or self._evaluations % self.every == 0:
             self.save(trainer)
         if improved and trainer.is_global_zero:
-            _copy(self.directory / LAST, self.directory / BEST)
+            mark_best(self.directory)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.datamodule.step != self._saved_step:
+            self.save(trainer)
 
     def save(self, trainer: Any) -> None:
         """Write last.ckpt; the one before becomes previous.ckpt. All ranks must call it."""
-        partial = self.directory / PARTIAL
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(self.directory / PARTIAL)
         if trainer.is_global_zero:
-            _sync(partial)
-            last = self.directory / LAST
-            if last.exists():
-                os.replace(last, self.directory / PREVIOUS)
-            os.replace(partial, last)
-            _sync(self.directory)
+            install(self.directory)
+        self._saved_step = trainer.datamodule.step
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
@@ -113,6 +120,8 @@ class Checkpoint(Callback):
         checkpoint["ranks"] = gather([mine])
         checkpoint["files"] = files[0] if files else None
         checkpoint["best"] = (self.best, self.best_step, self._evaluations)
+        checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        checkpoint["seconds"] = self.seconds
         checkpoint.pop("loops", None)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -122,102 +131,25 @@ class Checkpoint(Callback):
             raise ConfigError("trainer", f"{self.run.world_size} process(es)", advice)
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
+        self._seconds_before = checkpoint["seconds"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Last of all restore what draws: everything before may have drawn from the generators."""
+        self._begin = time.perf_counter()
         if self._loaded is None:
             return
         checkpoint, self._loaded = self._loaded, None
         mine = checkpoint["ranks"][self.run.rank]
-        trainer.datamodule.restore(mine["stream"])
+        data = trainer.datamodule
+        try:
+            data.restore(mine["stream"])
+        except (FileNotFoundError, EOFError) as error:
+            advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
+            raise ConfigError("resume", self.run.directory, advice) from None
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])
+        trainer.callback_metrics.update({name: torch.tensor(v) for name, v in checkpoint["metrics"].items()})
         restore_generators(mine["generators"])
-
-
-def capture_generators() -> dict[str, Any]:
-    """The state of Python's, NumPy's and Torch's global generators, as plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "python": list(random.getstate()[1]),
-        "numpy": [
-            str(name),
-            torch.from_numpy(np.array(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(gauss),
-        ],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_generators(state: dict[str, Any]) -> None:
-    """Set the global generators to what `capture_generators` saw."""
-    random.setstate((3, tuple(state["python"]), None))
-    name, keys, position, has_gauss, gauss = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator, device)
-
-
-def newest_whole(
-    directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
-) -> tuple[Path, dict[str, Any]]:
-    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
-
-    Args:
-        names: which to try, in this order.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    broken = []
-    for name in names:
-        path = directory / "checkpoints" / name
-        if not path.exists():
-            continue
-        try:
-            content = read(path)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            if name != PARTIAL:
-                broken.append(name)
-                reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
-                log.warning("%s cannot be read (%s)", path, reason)
-            continue
-        if broken:
-            log.warning("falling back from %s to %s", ", ".join(broken), path)
-        return path, content
-    raise ConfigError(
-        message=f"{directory}: no whole checkpoint" + (f" ({', '.join(broken)} damaged)" if broken else "")
-    )
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "algorithm" not in content:
-        raise ValueError("not a checkpoint of this project")
-    return content
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A second name for the same content: a link where the disk has them."""
-    partial = target.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copyfile(source, partial)
-        _sync(partial)
-    os.replace(partial, target)
+        self._saved_step = data.step
+        trainer.should_stop = data.finished

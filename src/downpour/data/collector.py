@@ -147,11 +147,13 @@ class Collector:
             "done": torch.from_numpy(self._done.copy()),
             "return": torch.from_numpy(self._return.copy()),
             "length": torch.from_numpy(self._length.copy()),
+            "episodes": [list(episode) for episode in self.episodes],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `capture` was called; worlds that could not be frozen go on from the reset made just before."""
         self.vector_steps, self._restarts = state["vector_steps"], state["restarts"]
+        self.episodes = [Episode(*episode) for episode in state["episodes"]]
         self._reset()  # some build their world at the first reset
         if state["environments"] is None:
             return

@@ -67,7 +67,9 @@ class Gymnasium:
     def single(self, render_mode: str | None = None) -> gym.Env:
         """One environment, for a look or a video."""
         try:
-            environment = gym.make(self.id, render_mode=render_mode, **self.kwargs)
+            # Not every environment knows the word.
+            rendering: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
+            environment = gym.make(self.id, **rendering, **self.kwargs)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError("env.id", self.id, f"needs a package that is not installed ({error})") from None
         except TypeError as error:

@@ -1,0 +1,144 @@
+"""Checkpoint files: written whole, found again, read without running code; and the generators that go into them."""
+
+import io
+import logging
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from downpour.config import ConfigError
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST, PARTIAL = "last.ckpt", "previous.ckpt", "best.ckpt", "partial.ckpt"
+
+
+class WholeFile(TorchCheckpointIO):
+    """Writes a checkpoint where it belongs (Lightning goes through the system's temporary folder), down to the disk."""
+
+    def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
+        torch.save(dict(checkpoint), content)
+        with open(path, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def install(directory: Path) -> None:
+    """Make partial.ckpt last.ckpt; the one before becomes previous.ckpt."""
+    last = directory / LAST
+    if last.exists():
+        os.replace(last, directory / PREVIOUS)
+    os.replace(directory / PARTIAL, last)
+    _sync(directory)
+
+
+def settle(path: Path) -> Path:
+    """Before a run goes on from a checkpoint that had not got its name yet, give it: the next would overwrite it."""
+    if path.name != PARTIAL:
+        return path
+    os.replace(path, path.with_name(LAST))
+    _sync(path.parent)
+    return path.with_name(LAST)
+
+
+def mark_best(directory: Path) -> None:
+    """Make best.ckpt a second name of last.ckpt: a link where the disk has them."""
+    partial = (directory / BEST).with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(directory / LAST, partial)
+    except OSError:
+        shutil.copyfile(directory / LAST, partial)
+        _sync(partial)
+    os.replace(partial, directory / BEST)
+
+
+def newest_whole(
+    directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
+) -> tuple[Path, dict[str, Any]]:
+    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
+
+    Args:
+        names: which to try, in this order.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    damaged = []
+    for name in names:
+        path = directory / "checkpoints" / name
+        if not path.exists():
+            continue
+        try:
+            content = read(path)
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            if name != PARTIAL:
+                damaged.append(name)
+                reason = str(error).partition(". ")[0].partition("\n")[0] or type(error).__name__
+                log.warning("%s cannot be read (%s)", path, reason)
+            continue
+        if damaged:
+            log.warning("falling back from %s to %s, of step %d", ", ".join(damaged), path, content["step"])
+        return path, content
+    raise ConfigError(
+        message=f"{directory}: no whole checkpoint"
+        + (f" ({', '.join(damaged)} damaged): restore one, or train anew in another directory" if damaged else "")
+    )
+
+
+def any_checkpoint(directory: Path) -> bool:
+    """Whether the run has ever been saved, whatever state its checkpoints are in."""
+    return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS, BEST))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "algorithm" not in content:
+        raise ValueError("not a checkpoint of this project")
+    return content
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def capture_generators() -> dict[str, Any]:
+    """The state of Python's, NumPy's and Torch's global generators, as plain data."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": list(random.getstate()[1]),
+        "numpy": [
+            str(name),
+            torch.from_numpy(np.array(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(gauss),
+        ],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_generators(state: dict[str, Any]) -> None:
+    """Set the global generators to what `capture_generators` saw."""
+    random.setstate((3, tuple(state["python"]), None))
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, device)

@@ -1,0 +1,122 @@
+"""What can go wrong with a run, told in one short message and an exit code."""
+
+import errno
+import os
+import re
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from downpour.config import ConfigError
+
+BAD_INPUT, FAILED = 2, 1
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+LOST_PEER = re.compile(r"connection (was )?(closed|reset)|broken pipe|gloo|nccl|peer|socket|store", re.IGNORECASE)
+
+
+class Failed(Exception):
+    """A run ended before its end. Its text is the whole message for the person, `code` the exit code.
+
+    Attributes:
+        stopped: somebody asked for it, and the run is saved.
+        lost: another process of the run has gone; the cause is to be read there.
+    """
+
+    def __init__(self, code: int, message: str, *, stopped: bool = False, lost: bool = False):
+        super().__init__(message)
+        self.code, self.stopped, self.lost = code, stopped, lost
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.code, str(self)), {"stopped": self.stopped, "lost": self.lost}
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop, and it has been saved."""
+
+    def __init__(self, signal_number: int):
+        self.signal_number = signal_number
+        super().__init__(signal.Signals(signal_number).name)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what was seen and what to change."""
+
+
+def explain(error: BaseException, directory: Path) -> Failed:
+    """The message and exit code for whatever ended a run; the traceback of a surprise goes to its train.log."""
+    if isinstance(error, Failed):
+        return error
+    if isinstance(error, Stopped):
+        return stopped(error.signal_number, directory)
+    if isinstance(error, KeyboardInterrupt):
+        return interrupted(signal.SIGINT, directory)
+    if isinstance(error, ConfigError):
+        return Failed(BAD_INPUT, str(error))
+    if isinstance(error, TrainingError):
+        return Failed(FAILED, f"{error}\n{last_checkpoint(directory)}")
+    if isinstance(error, OSError) and error.errno in (*FULL, *REFUSED):
+        return Failed(FAILED, explain_disk(error, directory))
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
+        advice = "lower data.batch_size, data.capacity or the size of the model"
+        return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
+        return Failed(BAD_INPUT, _first_line(error))
+    if "TORCHELASTIC_RUN_ID" in os.environ and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
+        return Failed(FAILED, f"another process of the run has gone\n{last_checkpoint(directory)}", lost=True)
+    _write_traceback(error, directory)
+    where = f"the traceback is in {directory / 'train.log'}; debug=full shows it here"
+    return Failed(FAILED, f"{type(error).__name__}: {_first_line(error)}\n{where}")
+
+
+def stopped(number: int, directory: Path) -> Failed:
+    """The message of a run that a signal stopped and that is saved."""
+    name = signal.Signals(number).name
+    text = f"stopped by {name}; the run is saved. To go on:\n  python src/train.py resume={shown(directory)}"
+    return Failed(128 + number, text, stopped=True)
+
+
+def interrupted(number: int, directory: Path) -> Failed:
+    """The message of a run that a signal ended before it could save."""
+    return Failed(128 + number, f"ended by {signal.Signals(number).name}, unsaved; {last_checkpoint(directory)}")
+
+
+def explain_disk(error: OSError, directory: Path) -> str:
+    """What a full or a read-only disk means for the run."""
+    where = error.filename or directory
+    if error.errno in FULL:
+        what = "the file is larger than is allowed" if error.errno == errno.EFBIG else "the disk is full"
+        return f"hydra.run.dir={directory}: {what} ({where}); free space, then resume\n{last_checkpoint(directory)}"
+    return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); name another directory"
+
+
+def last_checkpoint(directory: Path) -> str:
+    """Whether there is something to go on from, as a line of its own."""
+    if (directory / "checkpoints" / "last.ckpt").exists():
+        return f"the last checkpoint is whole: python src/train.py resume={shown(directory)}"
+    return "there is no checkpoint yet"
+
+
+def shown(path: Path) -> str:
+    """The path as a person would type it from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def say(failed: Failed, prefix: str = "") -> None:
+    """Tell the person, on stderr."""
+    kind = "" if failed.stopped else "error: "
+    print(f"{kind}{prefix}{failed}", file=sys.stderr, flush=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _write_traceback(error: BaseException, directory: Path) -> None:
+    try:
+        with open(directory / "train.log", "a") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        pass

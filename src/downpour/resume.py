@@ -1,0 +1,93 @@
+"""What a resumed run takes from its directory, and what it may be told anew."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+from downpour import directory as directories
+from downpour.config import ConfigError, nearest, show
+from downpour.experiment import length_key
+
+ANEW = ("trainer", "logger", "callbacks", "debug")  # groups that decide how a run is computed and watched, not what
+FIXED = ("seed", "resume")
+
+
+def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The configuration to go on with: the run's own, but for what the command line says of its length, its hardware
+    and what watches it.
+
+    Args:
+        directory: the run's.
+        composed: what the command line alone would have been.
+        overrides: of that command line.
+
+    Raises:
+        ConfigError: not a run; a finished one; or an override that would make it another run.
+    """
+    own = directories.read_config(directory, "resume")
+    config = copy.deepcopy(own)
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group != "resume" and not _says_nothing_new(override, own, composed):
+            _apply(override, config, composed)
+    config["resume"] = str(directory)
+    before, now = _processes(own), _processes(config)
+    if now != before:
+        advice = f"{now} process(es), but the run was trained by {before}; resume it with as many"
+        raise ConfigError("trainer.devices", config["trainer"].get("devices"), advice)
+    length = length_key(own)
+    if directories.read_summary(directory).get("status") == "finished" and config[length] <= own[length]:
+        advice = f"the run is finished; {length}={2 * own[length]} would go on with it"
+        raise ConfigError("resume", directory, advice)
+    return config
+
+
+def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:
+    """Whether the run has this already: its own command line with resume=DIR added must work."""
+    group, *path = override.key_or_group.split(".")
+    if group == "experiment":  # sets anything
+        return all(_same(own.get(name), composed[name]) for name in composed if name != "resume")
+    mine, theirs = own.get(group), composed.get(group)
+    for name in path:
+        mine = mine.get(name) if isinstance(mine, dict) else None
+        theirs = theirs.get(name) if isinstance(theirs, dict) else None
+    return _same(mine, theirs)
+
+
+def _same(mine: Any, theirs: Any) -> bool:
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return mine.keys() == theirs.keys() and all(_same(mine[name], theirs[name]) for name in mine)
+    if isinstance(mine, list | tuple) and isinstance(theirs, list | tuple):
+        return len(mine) == len(theirs) and all(map(_same, mine, theirs))
+    return bool(mine == theirs) or (not mine and not theirs)
+
+
+def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, Any]) -> None:
+    key, value = override.key_or_group, override.value()
+    group, *path = key.split(".")
+    is_setting = not path and key in config and not isinstance(config[key], dict)
+    if override.is_delete() or key in FIXED or (group not in ANEW and not is_setting):
+        settings = [name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED]
+        advice = f"a resumed run keeps its own, leave it out (only {', '.join([*settings, *ANEW])} may change)"
+        raise ConfigError(key, show(value), advice)
+    if key in ANEW:
+        config[key] = copy.deepcopy(composed.get(key) or {})
+        if key == "trainer":
+            config["strategy"] = copy.deepcopy(composed["strategy"])
+        return
+    node: Any = config
+    *path, last = key.split(".")
+    for name in path:
+        node = node.get(name) if isinstance(node, dict) else None
+    if not isinstance(node, dict) or (last not in node and not override.is_add()):
+        known = [f"{'.'.join(path)}.{name}" for name in node] if isinstance(node, dict) else list(config)
+        raise ConfigError(key, show(value), f"there is no such key in the run{nearest(key, known)}")
+    node[last] = value
+
+
+def _processes(config: Mapping[str, Any]) -> int:
+    trainer = config["trainer"]
+    return int(trainer.get("devices", 1)) * int(trainer.get("nodes", 1))
