@@ -4,6 +4,7 @@ Most processes are forked from a server that has imported everything once, so th
 matter as a whole (`python src/train.py`) are started for real.
 """
 
+import atexit
 import csv
 import multiprocessing
 import os
@@ -161,7 +162,10 @@ def _door(
     if sabotage:
         sabotage()
     sys.argv = [DOOR, *arguments]
-    runpy.run_path(DOOR, run_name="__main__")
+    try:
+        runpy.run_path(DOOR, run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out
 
 
 def killed_at_replace(nth: int) -> None:

@@ -15,9 +15,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from downpour import experiment, sweeps
-from downpour.cli import Failed
 from downpour.composition import explain
 from downpour.config import ConfigError
+from downpour.failures import Failed
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["total_env_steps=128", "eval_every=64", "eval_episodes=1", "data.warmup=64"]
@@ -136,8 +136,8 @@ def test_what_is_not_there_is_named_with_its_extra(text: str, said: str) -> None
 def test_a_failed_job_keeps_its_code_from_one_process_to_another() -> None:
     import pickle
 
-    again = pickle.loads(pickle.dumps(Failed(2, "why")))
-    assert again.code == 2 and str(again) == "why"
+    again = pickle.loads(pickle.dumps(Failed(2, "seed=-1: must be positive", lost=True)))
+    assert again.code == 2 and str(again) == "seed=-1: must be positive" and again.lost
 
 
 def commands() -> list[list[str]]:

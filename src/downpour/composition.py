@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from downpour import sweeps
-from downpour.config import nearest
+from downpour.config import nearest, show
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -40,7 +40,7 @@ def _no_key(found: re.Match[str], text: str) -> str:
 def _nearest_key(key: str) -> str:
     known = known_keys()
     parent, _, last = key.rpartition(".")
-    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent and not k.endswith("._target_")]
     elsewhere = nearest(key, [k for k in known if k != parent])
     if not parent or not siblings:
         return elsewhere
@@ -48,14 +48,10 @@ def _nearest_key(key: str) -> str:
 
 
 def _no_name(found: re.Match[str], text: str) -> str:
-    for typed in sys.argv[1:]:
-        group, _, name = typed.lstrip("+").partition("=")
-        if (
-            group in groups()
-            and name != ""
-            and not isinstance(OverridesParser.create().parse_override(typed).value(), str)
-        ):
-            return f"{group}={name}: is not the name of an option (there are: {', '.join(options_of(group))})"
+    for override in OverridesParser.create().parse_overrides([o for o in sys.argv[1:] if not o.startswith("-")]):
+        group, value = override.key_or_group, override.value()
+        if group in groups() and not isinstance(value, str | list):
+            return f"{group}={show(value)}: is not the name of an option (there are: {', '.join(options_of(group))})"
     return text
 
 

@@ -80,15 +80,13 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in config.items() if name not in GROUPS}
     known = [field.name for field in fields(Settings)]
     for name in settings.keys() - known:
-        raise ConfigError(name, show(settings[name]), f"there is no such key{nearest(name, [*known, *GROUPS])}")
+        raise ConfigError(name, show(settings[name]), f"a run has no such setting{nearest(name, [*known, *GROUPS])}")
     settings = check_arguments(Settings, settings, "")
     groups = {name: check(config.get(name) or {}, name) for name in GROUPS}
     groups["debug"] = check_arguments(Debug, groups["debug"], "debug")
     for name in ("algo", "data", "trainer"):
-        if groups[name] and "_target_" not in groups[name]:
+        if "_target_" not in groups[name]:
             raise ConfigError(message=f"{name}._target_ is missing: nothing says what is to be built; choose a {name}=")
-        if not groups[name]:
-            raise ConfigError(name, show(config.get(name)), "every run needs one; choose an option of the group")
     for name in ("callbacks", "logger"):
         for key, node in groups[name].items():
             if not isinstance(node, dict) or "_target_" not in node:
@@ -195,6 +193,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
+    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # saves what the others know by then
     loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
     strategy = build_group(config, "strategy") if config["strategy"] else "auto"

@@ -62,7 +62,7 @@ def explain(error: BaseException, directory: Path) -> Failed:
         advice = "lower data.batch_size, data.capacity or the size of the model"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
-        return Failed(BAD_INPUT, f"trainer, strategy or debug: {_first_line(error)}")
+        return Failed(BAD_INPUT, _first_line(error))
     if "TORCHELASTIC_RUN_ID" in os.environ and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
         return Failed(FAILED, f"another process of the run has gone\n{last_checkpoint(directory)}", lost=True)
     _write_traceback(error, directory)

@@ -40,7 +40,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name:
         scratch = Path(name)
-        (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config)))
+        (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
         try:
             elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)

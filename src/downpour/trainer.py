@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
@@ -77,26 +78,34 @@ class Hardware:
 def make_trainer(
     hardware: Hardware, run: Run, strategy: Any, callbacks: list[Callback], loggers: list[Logger], detect_anomaly: bool
 ) -> Trainer:
-    """A trainer that leaves to this project's parts what they do themselves."""
-    trainer = Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        num_nodes=hardware.nodes,
-        strategy=strategy,
-        plugins=[WholeFile()],
-        precision=hardware.precision,
-        deterministic=hardware.deterministic,
-        detect_anomaly=detect_anomaly,
-        callbacks=callbacks,
-        logger=loggers,
-        max_epochs=-1,  # the stream ends the run
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=run.directory,
-    )
+    """A trainer that leaves to this project's parts what they do themselves.
+
+    Raises:
+        ConfigError: hardware, strategy and precision do not go together.
+    """
+    try:
+        trainer = Trainer(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=strategy,
+            plugins=[WholeFile()],
+            precision=hardware.precision,
+            deterministic=hardware.deterministic,
+            detect_anomaly=detect_anomaly,
+            callbacks=callbacks,
+            logger=loggers,
+            max_epochs=-1,  # the stream ends the run
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=run.directory,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        chosen = f"{hardware.accelerator}, {hardware.precision}"
+        raise ConfigError("trainer", chosen, f"does not go with the strategy ({error})") from error
     # Signals are the Checkpoint callback's: Lightning's handler broadcasts from inside a signal, which can cross other
     # collectives, and it asks all ranks once more before each batch, which costs a small network 15 to 30 %.
     internals: Any = trainer

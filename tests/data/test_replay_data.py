@@ -251,7 +251,6 @@ def test_goes_on_exactly(tmp_path: Path, kind: str) -> None:
     saved(one, tmp_path)
     learn(one, 4)
     state = saved(one, tmp_path)
-    one.take_episodes()
     future = learn(one, 9)
     saved(one, tmp_path)  # writes rows of the future that the resumed stream does not know of
     two = stream(tmp_path, **KINDS[kind])
@@ -295,7 +294,6 @@ def test_a_world_that_cannot_be_frozen_is_started_anew_at_each_checkpoint(
     next(iter(one))
     learn(one, 7)
     state = saved(one, tmp_path)
-    one.take_episodes()
     future = learn(one, 7)
     two = stream(tmp_path, world, **settings)
     with caplog.at_level("INFO"):

@@ -165,6 +165,7 @@ class Collector:
             "done": torch.from_numpy(self._done.copy()),
             "return": torch.from_numpy(self._return.copy()),
             "length": torch.from_numpy(self._length.copy()),
+            "episodes": [list(episode) for episode in self.episodes],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
