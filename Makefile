@@ -49,7 +49,7 @@ help: ## list the targets
 setup: $(TRAIN_STAMP) ## install what training needs into .venv
 
 train: $(TRAIN_STAMP) ## train (Double DQN on CartPole, unless ARGS says otherwise)
-	@exec $(PY) src/train.py $(value ARGS)
+	@exec $(PY) src/train.py $(or $(value ARGS),experiment=double_dqn_cartpole)
 
 test: $(DEV_STAMP) ## run the tests
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(PY) -m pytest \

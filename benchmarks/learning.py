@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 from scipy.stats import bootstrap
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,17 +20,16 @@ STUDIES = {
 
 
 def study(name: str, seeds: int, directory: Path) -> str:
-    """Train every seed that has not been trained yet; return one line of the table."""
+    """Train every seed to its end, from where it was left; return one line of the table."""
     greedy, last = [], []
     for seed in range(seeds):
         run = directory / name / str(seed)
         if not (run / "summary.json").exists():
-            command = [sys.executable, str(ROOT / "src" / "train.py"), *STUDIES[name], f"seed={seed}"]
-            subprocess.run([*command, f"hydra.run.dir={run}"], check=True)
-        returns = np.genfromtxt(run / "episodes.csv", delimiter=",", names=True)["return"]
-        last.append(returns[-100:].mean())
-        metrics = np.genfromtxt(run / "metrics.csv", delimiter=",", names=True)["evalreturn_mean"]
-        greedy.append(metrics[~np.isnan(metrics)][-1])
+            begun = (run / "checkpoints" / "last.ckpt").exists()
+            what = [f"resume={run}"] if begun else [*STUDIES[name], f"seed={seed}", f"hydra.run.dir={run}"]
+            subprocess.run([sys.executable, str(ROOT / "src" / "train.py"), *what], check=True)
+        last.append(pandas.read_csv(run / "episodes.csv")["return"].tail(100).mean())
+        greedy.append(pandas.read_csv(run / "metrics.csv")["eval/return_mean"].dropna().iloc[-1])
     return f"| {name} | {seeds} | {_interval(last)} | {_interval(greedy)} |"
 
 
