@@ -21,9 +21,9 @@ BAD_INPUT = {
     "+algo.targt_every=3": "algo.targt_every=3: DoubleDQN has no such setting; did you mean target_every?",
     "+foo=1": "foo=1: a run has no such setting",
     "~foo": "~foo: there is no such key to delete",
-    "algo=dqnn": "algo=dqnn: there is no such option; did you mean dqn? (there are: double_dqn, dqn",
+    "algo=dqnn": "algo=dqnn: there is no such option; did you mean dqn? (there are: actor_critic",
     "loger=csv": "loger=csv: there is no such key; did you mean logger?",
-    "algo=5": "algo=5: is not the name of an option (there are: double_dqn",
+    "algo=5": "algo=5: is not the name of an option (there are: actor_critic",
     "model=null": "model=null: is not the name of an option",
     "hydra/launcher=nope": "hydra/launcher=nope: there is no such option (there are: basic",
     "--nope": "unrecognized arguments: --nope",
@@ -50,7 +50,7 @@ BAD_INPUT = {
     "model=table ~model.hidden": "model=table: needs a discrete observation",
     "algo._target_=os.system": "algo._target_=os.system: only classes of downpour, torch",
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
-    "optimizer=sgd +optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
+    "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
     "trainer.nodes=2": "trainer.port=null: several nodes need a port",
     "strategy=fsdp": "trainer=cpu, 32-true: does not go with the strategy (The strategy `fsdp` requires a GPU",
     "resume=nosuch": "resume=nosuch: is not a run directory",
@@ -125,7 +125,7 @@ def test_what_a_resumed_run_may_not_be_told(
 ) -> None:
     run = copy_of_run("run")
     refused = {
-        "algo=dqn": "algo=dqn: a resumed run keeps its own, leave it out (only total_env_steps",
+        "algo=dqn": "algo=dqn: a resumed run keeps its own, leave it out (only init_from",
         "env=acrobot": "env=acrobot: a resumed run keeps its own",
         "optimizer.lr=1": "optimizer.lr=1: a resumed run keeps its own",
         "seed=1": "seed=1: a resumed run keeps its own",
@@ -192,7 +192,7 @@ def test_help_is_quick_and_whole() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "imported: []"
-    assert "algo        double_dqn dqn q_learning*" in shown
+    assert "q_learning*" in shown and "  algo        actor_critic" in shown
     assert "  algo.gamma=0.99                                 discount" in shown
     assert "target_network" not in shown  # another option's
     assert max(map(len, shown.splitlines())) <= 120
