@@ -35,8 +35,13 @@ IRRELEVANT = (  # Lightning's advice on what this project does its own way
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader, or a crash, sees the old one or the new one."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def write_config(directory: Path, config: Mapping[str, Any], choices: Mapping[str, Any]) -> None:
