@@ -70,7 +70,7 @@ class Running:
     def __init__(self, process: Any, folder: Path):
         self.process, self.folder, self.pid = process, folder, process.pid
 
-    def wait(self, timeout: float = 120) -> Ended:
+    def wait(self, timeout: float = 240) -> Ended:
         """Wait for its end; kills it after `timeout` seconds."""
         if isinstance(self.process, subprocess.Popen):
             try:
@@ -90,7 +90,7 @@ class Running:
         """Send a signal."""
         os.kill(self.pid, number)
 
-    def wait_until(self, condition: Callable[[], Any], timeout: float = 120) -> None:
+    def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> None:
         """Wait until `condition()` is true; fails if the process ends before."""
         for _ in range(int(timeout / 0.005)):
             if condition():

@@ -1,4 +1,4 @@
-"""Environments that get in the way: Slow-v0 takes its time, Broken-v0 raises on rank 1 only."""
+"""Environments that get in the way: Slow-v0 takes its time, Broken-v0 raises on rank 1, NotANumber-v0 hands out NaN."""
 
 import os
 import time
@@ -38,6 +38,16 @@ class Broken(Slow):
         return super().step(action)
 
 
-for kind in (Slow, Broken):
+class NotANumber(Slow):
+    """Hands out rewards that are none."""
+
+    seconds = 0.0
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, _, *rest = super().step(action)
+        return observation, float("nan"), *rest  # type: ignore[return-value]
+
+
+for kind in (Slow, Broken, NotANumber):
     if f"{kind.__name__}-v0" not in gym.registry:
         gym.register(f"{kind.__name__}-v0", entry_point=kind)

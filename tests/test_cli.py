@@ -1,8 +1,15 @@
 """The command line: what a person gets wrong is answered in one message that helps, and leaves nothing behind."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,9 +67,10 @@ BAD_INPUT = {
 
 def assert_one_message(ended: Ended, code: int = 2) -> None:
     assert ended.code == code, ended.text
-    assert ended.err.startswith("error: "), ended.text
+    told = [line for line in ended.err.splitlines() if not line.startswith("running in")]
+    assert told[0].startswith("error: "), ended.text
     assert ended.text.count("error: ") == 1
-    assert len(ended.err.splitlines()) <= 3
+    assert len(told) <= 3
     assert "Traceback" not in ended.text
     assert "Error executing job" not in ended.text
     assert ended.out == ""
@@ -215,9 +223,40 @@ def test_the_door_itself(commands: Commands, finished_run: Path) -> None:
     assert run.name.endswith("-double_dqn")
     assert_same(run, finished_run)
     assert ended.out == ""
-    assert [line.split("  ")[0] for line in ended.err.splitlines()] == [
-        f"env_steps {step} of 1024" for step in (256, 512, 768, 1024)
-    ]
+    said = ended.err.splitlines()
+    assert said[0] == f"running in {run.relative_to(commands.folder)}"
+    assert [line.split("  ")[0] for line in said[1:-1]] == [f"env_steps {n} of 1024" for n in (256, 512, 768, 1024)]
+    assert re.fullmatch(rf"finished after [\d.]+ s: {run.relative_to(commands.folder)}", said[-1])
+
+
+def on_terminal() -> None:
+    """Give this process a terminal of 110 columns; what it shows goes to the file `screen`."""
+    screen, own = pty.openpty()
+    fcntl.ioctl(own, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+    os.dup2(own, 2)
+
+    def copy() -> None:
+        with open("screen", "wb", buffering=0) as file:
+            while data := os.read(screen, 4096):
+                file.write(data)
+
+    threading.Thread(target=copy, daemon=True).start()
+
+
+def test_the_progress_bar(commands: Commands) -> None:
+    run = commands.folder / "run"
+    more = ("callbacks.progress.refresh_seconds=0.001", "callbacks.recorder.every=16")
+    assert commands.run(*SMALL, *more, "hydra.run.dir=run", sabotage=on_terminal).code == 0
+    shown = re.split(r"[\r\n]+", (commands.folder / "screen").read_text())
+    bar = r" *\d+%\|.*\| [\d.]+k?/1.02k steps  (return [\d.]+  epsilon [\d.]+  loss \S+  )?\S+ steps/s  \S+ left *"
+    bars = [line for line in shown if re.fullmatch(bar, line)]
+    assert len(bars) > 5
+    assert any("return" in line and "00:0" in line for line in bars)
+    assert all(len(line) <= 110 for line in shown)
+    assert sum(line.startswith("env_steps") for line in shown) == 4  # above the bar
+    log = (run / "train.log").read_text()
+    assert "env_steps 1024 of 1024" in log
+    assert "\x1b" not in log and "steps/s" not in log
 
 
 def test_what_a_run_leaves(finished_run: Path) -> None:

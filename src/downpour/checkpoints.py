@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ class WholeFile(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
         content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
         torch.save(dict(checkpoint), content)
-        with open(path, "wb") as file:
-            file.write(content.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(path, "wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            Path(path).unlink(missing_ok=True)  # half a file would only keep a full disk full
+            raise
 
 
 def install(directory: Path) -> None:
@@ -39,7 +44,7 @@ def install(directory: Path) -> None:
     if last.exists():
         os.replace(last, directory / PREVIOUS)
     os.replace(directory / PARTIAL, last)
-    _sync(directory)
+    sync(directory)
 
 
 def settle(path: Path) -> Path:
@@ -47,7 +52,7 @@ def settle(path: Path) -> Path:
     if path.name != PARTIAL:
         return path
     os.replace(path, path.with_name(LAST))
-    _sync(path.parent)
+    sync(path.parent)
     return path.with_name(LAST)
 
 
@@ -59,7 +64,7 @@ def mark_best(directory: Path) -> None:
         os.link(directory / LAST, partial)
     except OSError:
         shutil.copyfile(directory / LAST, partial)
-        _sync(partial)
+        sync(partial)
     os.replace(partial, directory / BEST)
 
 
@@ -103,13 +108,18 @@ def any_checkpoint(directory: Path) -> bool:
 
 def read(path: Path) -> dict[str, Any]:
     """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("cut short, or no checkpoint")
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or "algorithm" not in content:
         raise ValueError("not a checkpoint of this project")
     return content
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what a file or a folder holds on the disk, if it is there."""
+    if not path.exists():
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -36,8 +36,13 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader, or a crash, sees the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def write_config(directory: Path, config: Mapping[str, Any], choices: Mapping[str, Any]) -> None:

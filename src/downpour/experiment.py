@@ -1,9 +1,7 @@
 """From a configuration to a trained policy: validate, build, fit. The only module that knows all the others."""
 
-import contextlib
 import logging
 import random
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,15 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from pydantic import Field
 from torch.optim import Optimizer
 
-from downpour import directory as directories
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
-from downpour.callbacks.recorder import Recorder
 from downpour.checkpoints import any_checkpoint, newest_whole, settle
 from downpour.config import (
     ConfigError,
@@ -33,10 +28,10 @@ from downpour.config import (
     nearest,
     show,
 )
-from downpour.failures import Stopped
 from downpour.learning_rate import follow
-from downpour.loggers import RunFiles, WandB
+from downpour.loggers import RunFiles
 from downpour.run import Run, process
+from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
 from downpour.transfer import prepare
 
@@ -199,31 +194,8 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
     strategy = build_group(config, "strategy") if config["strategy"] else "auto"
     trainer = make_trainer(hardware, run, strategy, callbacks, loggers, config["debug"]["detect_anomaly"])
     checkpoint = find_checkpoint(directory, algorithm) if config["resume"] else None
-    known = {"seed": config["seed"], "processes": run.world_size, **directories.provenance()}
-
-    if rank == 0:
-        directories.write_summary(directory, {"status": "running", **known})
-    begin = time.perf_counter()
-    status = "finished"
-    try:
+    with recorded(trainer, algorithm, data, run):
         trainer.fit(algorithm, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except BaseException as error:
-        status = "stopped" if isinstance(error, Stopped) else "failed"
-        raise
-    finally:
-        try:
-            if rank == 0:
-                results = summary(trainer, data, algorithm, begin)
-                directories.write_summary(directory, {"status": status, **results, **known})
-        except OSError:
-            if status == "finished":
-                raise  # else the disk may be the very reason
-        finally:
-            for logger in trainer.loggers:
-                with contextlib.suppress(Exception):
-                    logger.finalize("success" if status == "finished" else "failed")
-                    if isinstance(logger, WandB):
-                        logger.close(status)
 
 
 def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
@@ -266,22 +238,3 @@ def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -
     mine = f"{type(algorithm).__module__}.{type(algorithm).__qualname__}"
     if content["algorithm"] != mine:
         raise ConfigError("algo", mine, f"{path} was written by {content['algorithm']}")
-
-
-def summary(trainer: Trainer, data: Any, algorithm: Algorithm, begin: float) -> dict[str, Any]:
-    """What summary.json says of a run's results."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    saver = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
-    recorder = next((c for c in callbacks if isinstance(c, Recorder)), None)
-    seconds = saver.seconds if saver else time.perf_counter() - begin
-    return {
-        **{name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(("eval/", "test/"))},
-        **({"eval/episodes": data.run.eval_episodes} if data.run.eval_episodes else {}),
-        **({f"best/{saver.monitor.rpartition('/')[2]}": saver.best} if saver else {}),
-        f"best/{data.step_name}": saver.best_step if saver else None,
-        data.step_name: data.step,
-        "gradient_steps": algorithm.gradient_steps,
-        "episodes": recorder.episodes if recorder else None,
-        "wall_seconds": round(seconds, 3),
-        f"{data.step_name}_per_second": round(data.step / seconds, 1),
-    }

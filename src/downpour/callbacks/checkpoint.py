@@ -18,6 +18,7 @@ from downpour.checkpoints import (
     newest_whole,
     read,
     restore_generators,
+    sync,
 )
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
@@ -126,6 +127,8 @@ class Checkpoint(Callback):
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
         checkpoint["ranks"] = gather([mine])
+        for name in files[0] if files and trainer.is_global_zero else ():
+            sync(self.run.directory / f"{name}.csv")  # the checkpoint will count on these rows
         checkpoint["files"] = files[0] if files else None
         checkpoint["best"] = (self.best, self.best_step, self._evaluations)
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}

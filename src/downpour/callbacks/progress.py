@@ -1,6 +1,7 @@
 """What a person watching the terminal sees."""
 
 import logging
+import os
 import sys
 from typing import Any
 
@@ -11,6 +12,15 @@ from downpour.config import PositiveFloat
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
+
+# What is on the bar, where it is known: metric -> how.
+SHOWN = {
+    "train/return_mean": "return {:.1f}  ",
+    "train/accuracy": "accuracy {:.3f}  ",
+    "train/epsilon": "epsilon {:.2f}  ",
+    "train/loss": "loss {:.3g}  ",
+}
+FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps  {desc}{rate_fmt}  {remaining} left"
 
 
 class Progress(Callback):
@@ -25,26 +35,30 @@ class Progress(Callback):
         self.bar: Any = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.is_global_zero and sys.stderr.isatty():
-            data = trainer.datamodule
-            self.bar = tqdm(
-                total=self.run.total_steps,
-                initial=data.step,
-                unit="step",
-                unit_scale=True,
-                mininterval=self.refresh_seconds,
-                dynamic_ncols=True,
-                file=sys.stderr,
-            )
+        if not trainer.is_global_zero or not sys.stderr.isatty():
+            return
+        has_width = os.get_terminal_size(sys.stderr.fileno()).columns > 0
+        self.bar = tqdm(
+            total=self.run.total_steps,
+            initial=min(trainer.datamodule.step, self.run.total_steps),
+            unit=" steps",
+            unit_scale=True,
+            bar_format=FORMAT,
+            mininterval=self.refresh_seconds,
+            smoothing=0.05,  # over some evaluations, which take time too
+            dynamic_ncols=has_width,
+            ncols=None if has_width else 100,  # tqdm draws nothing on a terminal that does not know its width
+            file=sys.stderr,
+        )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        if self.bar is not None:
-            data = trainer.datamodule
-            if self.bar.update(data.step - self.bar.n):  # drawn just now
-                known = {"return": "train/return_mean", "epsilon": "train/epsilon", "loss": "train/loss"}
-                known["accuracy"] = "train/accuracy"
-                seen = trainer.callback_metrics
-                self.bar.set_postfix({k: f"{float(seen[v]):.3g}" for k, v in known.items() if v in seen}, refresh=False)
+        if self.bar is None:
+            return
+        step = min(trainer.datamodule.step, self.run.total_steps)  # the last round may go beyond
+        if self.bar.update(step - self.bar.n):  # drawn just now
+            seen = trainer.callback_metrics
+            texts = [text.format(float(seen[name])) for name, text in SHOWN.items() if name in seen]
+            self.bar.set_description_str("".join(texts), refresh=False)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         data = trainer.datamodule
