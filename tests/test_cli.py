@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -133,7 +134,9 @@ def test_what_a_resumed_run_may_not_be_told(
 ) -> None:
     run = copy_of_run("run")
     refused = {
-        "algo=dqn": "algo=dqn: a resumed run keeps its own, leave it out (only init_from",
+        "algo=dqn": "algo=dqn: a resumed run keeps its own, leave it out (only total_env_steps",
+        "model/head=gaussian": "model/head=gaussian: a resumed run keeps its own",
+        "experiment=cleanrl_dqn": "experiment=cleanrl_dqn: a resumed run keeps its own",
         "env=acrobot": "env=acrobot: a resumed run keeps its own",
         "optimizer.lr=1": "optimizer.lr=1: a resumed run keeps its own",
         "seed=1": "seed=1: a resumed run keeps its own",
@@ -202,6 +205,9 @@ def test_help_is_quick_and_whole() -> None:
     assert shown.splitlines()[-1] == "imported: []"
     assert "q_learning*" in shown and "  algo        actor_critic" in shown
     assert "  algo.gamma=0.99                                 discount" in shown
+    assert "  total_env_steps=50000                           length of the run, over all" in shown  # of a group
+    settings = [line for line in shown.splitlines() if re.match(r"  [\w.]+=", line)]
+    assert [line for line in settings if not line[40:].strip()] == []  # each says what it does
     assert "target_network" not in shown  # another option's
     assert max(map(len, shown.splitlines())) <= 120
 
@@ -305,3 +311,16 @@ def test_a_failing_job_does_not_stop_a_sweep(commands: Commands) -> None:
     assert (sweep / "2" / "failure.txt").read_text() == "optimizer.lr=-1: must be greater than 0\n"
     assert "optimizer.lr=-1: must be greater than 0" in (sweep / "table.md").read_text()
     assert "Traceback" not in ended.text
+
+
+def test_ctrl_c_ends_a_sweep(commands: Commands) -> None:
+    first = commands.folder / "sweep" / "0"
+    running = commands.start(*SMALL, "-m", "seed=0,1", "total_env_steps=1000000", "hydra.sweep.dir=sweep")
+    running.wait_until((first / "checkpoints" / "last.ckpt").exists)
+    running.kill(signal.SIGINT)
+    ended = running.wait()
+    assert ended.code == 128 + signal.SIGINT
+    assert "stopped by SIGINT; the run is saved. To go on:" in ended.err
+    assert "resume=sweep/0" in ended.err
+    assert json.loads((first / "summary.json").read_text())["status"] == "stopped"
+    assert not (commands.folder / "sweep" / "1").exists()

@@ -191,6 +191,26 @@ def test_bad_input_that_all_ranks_find_is_told_once(commands: Commands) -> None:
     assert not (commands.folder / "outputs").exists()
 
 
+def test_ctrl_c_twice_ends_all_ranks_at_once(commands: Commands) -> None:
+    run = commands.folder / "run"
+    arguments = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000", "logger=[]")
+    running = commands.start(*TWO, f"hydra.run.dir={run}", *arguments, environment=TESTS_FOUND)
+    running.wait_until((run / "checkpoints").exists)
+    time.sleep(1)
+    running.kill(signal.SIGINT)
+    time.sleep(1)
+    assert running.alive()  # it waits for the round to end
+    running.kill(signal.SIGINT)
+    ended = running.wait()
+    assert ended.code == 128 + signal.SIGINT
+    assert ended.err.splitlines()[-1] == "error: ended by SIGINT, unsaved; there is no checkpoint yet"
+    for _ in range(100):
+        if not processes_of(run):
+            break
+        time.sleep(0.1)
+    assert not processes_of(run)
+
+
 def test_a_sweep_over_numbers_of_processes(commands: Commands, straight: Path, finished_run: Path) -> None:
     ended = commands.run(*SMALL, "-m", "trainer=cpu,ddp_cpu,cpu", "hydra.sweep.dir=sweep")
     assert ended.code == 0, ended.text

@@ -101,7 +101,7 @@ def test_stopped_by_a_signal(commands: Commands, finished_run: Path, number: sig
 
 def test_ctrl_c_twice_ends_at_once(commands: Commands) -> None:
     running = commands.start(*SMALL, "hydra.run.dir=run", "env.id=tests.slow:Slow-v0", "data.round_steps=1000")
-    running.wait_until(lambda: (commands.folder / "run" / "summary.json").exists())
+    running.wait_until((commands.folder / "run" / "checkpoints").exists)
     time.sleep(1)
     running.kill(signal.SIGINT)
     time.sleep(0.5)

@@ -37,6 +37,8 @@ def train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     sweeps.register()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # when another rank fails, tidy up before the end
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # argparse takes settings on one side of a flag only.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
@@ -53,6 +55,8 @@ def train() -> None:
         sys.exit(told.code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # train.py --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except Exception as error:
         if "debug=full" in arguments:
             raise

@@ -117,7 +117,8 @@ def _parses(override: str) -> bool:
 
 def groups() -> list[str]:
     """The config groups, in alphabetical order."""
-    return sorted(p.name for p in CONF.iterdir() if p.is_dir() and p.name != "hydra")
+    folders = (p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml"))
+    return sorted({name for name in folders if name != "." and not name.startswith("hydra")})
 
 
 def options_of(group: str) -> list[str]:

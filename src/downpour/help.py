@@ -29,18 +29,18 @@ directory, +KEY=VALUE gives an argument that is not listed, debug=full shows tra
 def page(overrides: Sequence[str]) -> str:
     """The whole page, for the configuration that these overrides compose."""
     config = composed(overrides)
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)
     plain: Any = OmegaConf.to_container(config)
     del plain["hydra"]
-    assert isinstance(choices, dict)
+    notes = _file_notes("", "train", "")
+    for group, option in choices.items():
+        notes |= _file_notes(*_placed(group), option) if option and not group.startswith("hydra/") else {}
     lines = [HEAD, "Groups and their options (chosen: *)", ""]
     lines += [_group(name, choices.get(name)) for name in groups() if options_of(name)]
     lines += ["", "Settings, with their values", ""]
-    notes = _notes((CONF / "train.yaml").read_text())
-    lines += _settings({k: v for k, v in plain.items() if not isinstance(v, dict)}, "", notes)
+    lines += _settings({k: v for k, v in plain.items() if not isinstance(v, dict)}, notes)
     for name in sorted(name for name, node in plain.items() if isinstance(node, dict)):
-        settings = _settings(plain[name], f"{name}.", _option_notes(name, choices.get(name)))
-        if settings:
+        if settings := _settings(plain[name], notes, f"{name}."):
             lines += ["", _title(name, choices.get(name)), *settings]
     return "\n".join([*lines, "", FOOT])
 
@@ -56,18 +56,17 @@ def _title(group: str, option: Any) -> str:
     return f"{group}={option}" + (f": {first.removeprefix('# ')}" if first.startswith("# ") else "")
 
 
-def _settings(node: Mapping[str, Any], prefix: str, notes: Mapping[str, str], path: str = "") -> list[str]:
+def _settings(node: Mapping[str, Any], notes: Mapping[str, str], prefix: str = "") -> list[str]:
     lines: list[str] = []
     for name, value in node.items():
-        where = f"{path}{name}"
+        key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
-            lines += _settings(value, prefix, notes, f"{where}.")
+            lines += _settings(value, notes, f"{key}.")
         elif name != "_target_":
-            typed = f"  {prefix}{where}={_value(value)}"
-            note = notes.get(where, "")
-            lines.append(
-                textwrap.fill(note, WIDTH, initial_indent=f"{typed:<{COLUMN}}  ", subsequent_indent=INDENT) or typed
-            )
+            typed = f"  {key}={_value(value)}"
+            begin = f"{typed:<{COLUMN}}  "
+            note = textwrap.fill(notes.get(key, ""), WIDTH, initial_indent=begin, subsequent_indent=INDENT)
+            lines.append(note or typed)
     return lines
 
 
@@ -77,17 +76,33 @@ def _value(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
 
 
-def _option_notes(group: str, option: Any) -> dict[str, str]:
-    """The comments beside an option's settings, those of the options it builds on included."""
-    path = CONF / group / f"{option}.yaml"
+def _placed(choice: str) -> tuple[str, str | None]:
+    """(group, package) of a key of Hydra's choices: `group`, or `group@package`."""
+    group, _, package = choice.partition("@")
+    return group, package.removeprefix("_global_").removeprefix(".") if package else None
+
+
+def _file_notes(group: str, package: str | None, option: str) -> dict[str, str]:
+    """Full dotted key -> the comment beside it, in an option's file and in those that it builds on.
+
+    Args:
+        group: its folder; empty for the main file, whose name is then `package`.
+        package: where its keys go; None leaves that to the file.
+    """
+    path = CONF / group / f"{option}.yaml" if group else CONF / f"{package}.yaml"
     if not path.is_file():
         return {}
+    text = path.read_text()
+    header = re.match(r"# @package ([\w.]+)", text)
+    if not group:
+        package = ""
+    elif package is None:
+        package = header.group(1).removeprefix("_global_") if header else group.replace("/", ".")
     content: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
-    bases = [base for base in content.get("defaults", []) if isinstance(base, str)]
     notes: dict[str, str] = {}
-    for base in bases:
-        notes |= _option_notes(group, base)
-    return notes | _notes(path.read_text())
+    for base in content.get("defaults", []) if group else []:
+        notes |= _file_notes(group, package, base) if isinstance(base, str) else {}
+    return notes | {f"{package}.{key}".strip("."): note for key, note in _notes(text).items()}
 
 
 def _notes(yaml_text: str) -> dict[str, str]:

@@ -4,9 +4,11 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ import yaml
 
 from downpour import directory as directories
 from downpour.config import ConfigError
-from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, stopped
+from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
 from downpour.trainer import Hardware
 
 SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
@@ -38,7 +40,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
 
     for noisy in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name:
+    with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name, _impatience(name, directory):
         scratch = Path(name)
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
@@ -97,6 +99,37 @@ def _surroundings(hardware: Hardware) -> Iterator[None]:
         for name, handler in handlers.items():
             with contextlib.suppress(ValueError):  # only the main thread may set handlers
                 signal.signal(getattr(signal, name), handler)
+
+
+@contextlib.contextmanager
+def _impatience(scratch: str, directory: Path) -> Iterator[None]:
+    """A second SIGINT ends the launcher, and so its ranks, at once; torchrun would go on waiting for them to save."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def watch() -> None:
+        asked = 0
+        while number := os.read(reader, 1):
+            asked += number[0] == signal.SIGINT
+            if asked == 2:
+                shutil.rmtree(scratch, ignore_errors=True)
+                say(interrupted(signal.SIGINT, directory))
+                os._exit(128 + signal.SIGINT)
+        os.close(reader)
+
+    try:
+        before = signal.set_wakeup_fd(writer)
+    except ValueError:  # not the main thread: signals are somebody else's
+        os.close(reader)
+        os.close(writer)
+        yield
+        return
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
 
 
 def report(scratch: Path, rank: int, failed: Failed) -> None:

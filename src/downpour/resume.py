@@ -13,7 +13,7 @@ from downpour.config import ConfigError, nearest, show
 from downpour.experiment import length_key
 
 ANEW = ("trainer", "logger", "callbacks", "debug")  # groups that decide how a run is computed and watched, not what
-FIXED = ("seed", "resume")
+FIXED = ("seed", "resume", "init_from", "freeze")
 
 
 def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -48,8 +48,9 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
 def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:
     """Whether the run has this already: its own command line with resume=DIR added must work."""
     group, *path = override.key_or_group.split(".")
-    if group == "experiment":  # sets anything
-        return all(_same(own.get(name), composed[name]) for name in composed if name != "resume")
+    if group not in own and group not in composed:  # an experiment, say, which sets anything
+        groups = [name for name, node in own.items() if isinstance(node, dict) and name not in (*ANEW, "strategy")]
+        return all(_same(own[name], composed.get(name)) for name in groups)
     mine, theirs = own.get(group), composed.get(group)
     for name in path:
         mine = mine.get(name) if isinstance(mine, dict) else None
