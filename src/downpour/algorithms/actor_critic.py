@@ -110,6 +110,10 @@ class ActorCritic(Algorithm):
             action = action + self.scale.cpu().numpy() * self.noise.draw(shape, rng)
         return np.clip(action, self.low, self.high)
 
+    def state_values(self, observation: Tensor) -> Tensor:
+        """V(x) = Q(x, p(x)), by the critic that the actor climbs: [batch, ...] -> [batch]."""
+        return self.q(self.critics, observation, self.deterministic(self.actor, observation))[0]
+
     def bootstrap(self, observation: Tensor) -> Tensor:
         """Q(x, p(x)) of the target networks, the least of the critics: [batch, ...] -> [batch]."""
         action = self.deterministic(self.target_actor, observation)

@@ -36,6 +36,7 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
     """
     from downpour.analysis.curves import comparison
     from downpour.analysis.drawing import save
+    from downpour.analysis.overestimation import measures_it, overestimation
 
     directories = [RunDirectory(Path(path)) for path in runs]
     configurations = group(run for run in directories if run.identified)
@@ -61,6 +62,8 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
             save(comparison(configurations, metric), picture)
         else:
             picture.unlink(missing_ok=True)  # of an earlier report: it would show what the table does not say
+    if any(map(measures_it, configurations)):
+        save(overestimation(configurations), out / "overestimation.png")
     return text
 
 

@@ -3,10 +3,21 @@
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.early_stop import EarlyStop
 from downpour.callbacks.evaluation import Evaluation
+from downpour.callbacks.overestimation import Overestimation
 from downpour.callbacks.progress import Progress
 from downpour.callbacks.recorder import Recorder
 from downpour.callbacks.validation import Validation
 from downpour.callbacks.value_distance import ValueDistance
 from downpour.callbacks.video import Video
 
-__all__ = ["Checkpoint", "EarlyStop", "Evaluation", "Progress", "Recorder", "Validation", "ValueDistance", "Video"]
+__all__ = [
+    "Checkpoint",
+    "EarlyStop",
+    "Evaluation",
+    "Overestimation",
+    "Progress",
+    "Recorder",
+    "Validation",
+    "ValueDistance",
+    "Video",
+]

@@ -1,11 +1,13 @@
 """Evaluation: whole episodes with exploration off, on environments of its own."""
 
 import logging
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
@@ -50,26 +52,38 @@ class Evaluation(Callback):
         self.environments.close()
 
 
-def play(
+class Step(NamedTuple):
+    """One step of a vector of environments, [num_envs] each.
+
+    Attributes:
+        observation: what was acted on, [num_envs, *shape], on the policy's device.
+        counts: whether the environment was playing one of its episodes: False while it is reset and once it is done.
+        terminated: the episode came to its own end.
+        ended: it came to this, or to a time limit.
+    """
+
+    observation: Tensor
+    reward: np.ndarray
+    counts: np.ndarray
+    terminated: np.ndarray
+    ended: np.ndarray
+
+
+def steps_of(
     policy: Algorithm, environments: Any, episodes: int, seed: np.random.SeedSequence, max_steps: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Iterator[Step]:
     """Play whole episodes with exploration off.
 
     Each environment plays its fixed share, whatever the lengths: taking the first that finish would favour short ones.
-
-    Returns:
-        Returns and lengths, [episodes] each.
+    An environment whose episode had to be cut plays no other.
     """
     num_envs = environments.num_envs
     quota = np.full(num_envs, episodes // num_envs)
     quota[: episodes % num_envs] += 1
     rng = np.random.default_rng(seed)
     observation, _ = environments.reset(seed=int(seed.generate_state(1)[0]))
-    total, length = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+    length = np.zeros(num_envs, np.int64)
     first = np.zeros(num_envs, bool)
-    cut = np.zeros(num_envs, bool)
-    returns: list[float] = []
-    lengths: list[int] = []
     was_training = policy.training
     policy.eval()
     try:
@@ -78,22 +92,33 @@ def play(
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             action = policy.act(tensor, rng, env_steps=0, explore=False)
             observation, reward, terminated, truncated, _ = environments.step(action)
-            counts = ~first & ~cut
-            total += reward * counts
+            counts = ~first & (quota > 0)
+            first = np.logical_or(terminated, truncated)
             length += counts
-            over = (length >= max_steps) & ~(terminated | truncated) & counts
-            if over.any():
+            cut = counts & ~first & (length >= max_steps)
+            if cut.any():
                 log.warning("an evaluation episode was cut at %d steps", max_steps)
-            done = (terminated | truncated) & ~cut | over
-            for e in np.flatnonzero(done & (quota > 0)):
-                returns.append(float(total[e]))
-                lengths.append(int(length[e]))
-                quota[e] -= 1
-            cut = (cut | over) & ~(terminated | truncated)  # a cut episode is played to its end unseen
+            ended = counts & (first | cut)
+            yield Step(tensor, np.asarray(reward), counts, np.asarray(terminated), ended)
+            quota[ended] -= 1
             quota[cut] = 0
-            total[done] = 0
-            length[done] = 0
-            first = terminated | truncated
+            length[ended] = 0
     finally:
         policy.train(was_training)
+
+
+def play(
+    policy: Algorithm, environments: Any, episodes: int, seed: np.random.SeedSequence, max_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths, [episodes] each, of `steps_of`."""
+    total, length = np.zeros(environments.num_envs), np.zeros(environments.num_envs, np.int64)
+    returns: list[float] = []
+    lengths: list[int] = []
+    for step in steps_of(policy, environments, episodes, seed, max_steps):
+        total += step.reward * step.counts
+        length += step.counts
+        returns += total[step.ended].tolist()
+        lengths += length[step.ended].tolist()
+        total[step.ended] = 0
+        length[step.ended] = 0
     return np.array(returns), np.array(lengths)
