@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
 from downpour.config import ConfigError
-from downpour.networks import MLP, Features, Linear, Table
+from downpour.networks import MLP, Features, Linear, StridedConvNet, Table
 
 SPACES: list[gym.Space] = [
     Box(-1, 1, (4,), np.float32),
@@ -126,3 +126,21 @@ def test_an_mlp_is_66(activation: Any, sigma: Any) -> None:
         if layer < 2:
             by_hand = sigma(by_hand)
     torch.testing.assert_close(network(x), by_hand)
+
+
+def test_the_network_of_mnih() -> None:
+    """Methods: 32 of 8 x 8 by 4, 64 of 4 x 4 by 2, 64 of 3 x 3 by 1, 512; bytes count as parts of 1."""
+    space = Box(0, 255, (4, 84, 84), np.uint8)
+    network = StridedConvNet(space, 6, convolutions=[(32, 8, 4), (64, 4, 2), (64, 3, 1)], hidden=[512])
+    weights = [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 64 * 7 * 7), (6, 512)]
+    assert [tuple(p.shape) for p in network.parameters()][::2] == weights
+    x = samples(space)
+    torch.testing.assert_close(network(x), network.layers(x.float() / 255))
+    last = StridedConvNet(space, 6, convolutions=[(32, 8, 4), (64, 4, 2), (64, 3, 1)], hidden=[512], channels_last=True)
+    last.load_state_dict(network.state_dict())
+    torch.testing.assert_close(last(x), network(x))
+
+
+def test_images_too_small_for_the_kernels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"a kernel of 4 x 4 on what is left of the image, 1 x 1"):
+        StridedConvNet(Box(0, 1, (4, 10, 10), bool), 6, convolutions=[(32, 8, 4), (64, 4, 2)], hidden=[])

@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from downpour.config import ConfigError
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 
 log = logging.getLogger(__name__)
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 class EarlyStop(Callback):
     """Ends the run at the first evaluation whose mean return reaches a threshold."""
 
-    def __init__(self, environment: Gymnasium, *, threshold: float | None = None):
+    def __init__(self, environment: Environment, *, threshold: float | None = None):
         """
         Args:
             threshold: mean return; null takes the one Gymnasium gives for the environment.

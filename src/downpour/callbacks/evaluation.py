@@ -11,7 +11,7 @@ from torch import Tensor
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Evaluation(Callback):
     """
 
     def __init__(
-        self, environment: Gymnasium, run: Run, *, num_envs: PositiveInt = 10, max_episode_steps: PositiveInt = 27_000
+        self, environment: Environment, run: Run, *, num_envs: PositiveInt = 10, max_episode_steps: PositiveInt = 27_000
     ):
         """
         Args:

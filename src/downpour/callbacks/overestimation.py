@@ -10,7 +10,7 @@ from torch import Tensor
 
 from downpour.callbacks.evaluation import steps_of
 from downpour.config import ConfigError, PositiveInt, Probability
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Overestimation(Callback):
 
     def __init__(
         self,
-        environment: Gymnasium,
+        environment: Environment,
         run: Run,
         *,
         episodes: PositiveInt | None = None,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from downpour import dynamic_programming as dp
 from downpour.config import ConfigError, PositiveFloat
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.environments.tables import start_of, table_of
 
 
@@ -21,7 +21,7 @@ class ValueDistance(Callback):
     `exact/policy_value` (the expected discounted return of the one that evaluation uses, computed, not played).
     """
 
-    def __init__(self, environment: Gymnasium, *, tolerance: PositiveFloat = 1e-10):
+    def __init__(self, environment: Environment, *, tolerance: PositiveFloat = 1e-10):
         """
         Args:
             tolerance: largest change at which value iteration stops.

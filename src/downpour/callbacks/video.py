@@ -7,7 +7,7 @@ import numpy as np
 from lightning.pytorch import Callback
 
 from downpour.config import PositiveInt
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 
@@ -21,7 +21,7 @@ class Video(Callback):
 
     def __init__(
         self,
-        environment: Gymnasium,
+        environment: Environment,
         run: Run,
         *,
         every: PositiveInt = 5,

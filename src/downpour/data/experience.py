@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.data.collector import Collector, Episode
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Experience(LightningDataModule):
     step_name = "env_steps"
     stream = ""
 
-    def __init__(self, environment: Gymnasium, run: Run, *, num_envs: int, round_steps: int):
+    def __init__(self, environment: Environment, run: Run, *, num_envs: int, round_steps: int):
         """
         Args:
             num_envs: environments stepped together, on each rank.

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.environments.tables import table_of
 from downpour.run import Run
 
@@ -26,7 +26,7 @@ class ModelData(LightningDataModule):
     step_name = "gradient_steps"
     stream = "model"
 
-    def __init__(self, environment: Gymnasium, run: Run):
+    def __init__(self, environment: Environment, run: Run):
         """
         Raises:
             ConfigError: the environment shows no transition table.

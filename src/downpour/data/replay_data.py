@@ -11,7 +11,7 @@ from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.replay import Replay
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class ReplayData(Experience):
 
     def __init__(
         self,
-        environment: Gymnasium,
+        environment: Environment,
         run: Run,
         *,
         gamma: Fraction,

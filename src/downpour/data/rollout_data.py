@@ -10,7 +10,7 @@ from tensordict import TensorDict
 
 from downpour.config import ConfigError, PositiveInt
 from downpour.data.experience import Experience
-from downpour.environments import Gymnasium
+from downpour.environments import Environment
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class RolloutData(Experience):
 
     stream = "rollout"
 
-    def __init__(self, environment: Gymnasium, run: Run, *, num_envs: PositiveInt = 8, round_steps: PositiveInt = 32):
+    def __init__(self, environment: Environment, run: Run, *, num_envs: PositiveInt = 8, round_steps: PositiveInt = 32):
         """
         Args:
             num_envs: environments stepped together, on each rank.
@@ -79,7 +79,7 @@ class EpisodeData(Experience):
 
     def __init__(
         self,
-        environment: Gymnasium,
+        environment: Environment,
         run: Run,
         *,
         num_envs: PositiveInt = 8,

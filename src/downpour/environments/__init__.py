@@ -2,10 +2,12 @@
 
 from gymnasium import register
 
+from downpour.environments.base import Environment
 from downpour.environments.gymnasium import Gymnasium
+from downpour.environments.minatar import MinAtar
 
 register("downpour/ContextualBandit-v0", "downpour.environments.bandits:ContextualBandit")
 register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
 register("downpour/RandomWalk-v0", "downpour.environments.random_walk:RandomWalk")
 
-__all__ = ["Gymnasium"]
+__all__ = ["Environment", "Gymnasium", "MinAtar"]

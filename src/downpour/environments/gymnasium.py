@@ -15,17 +15,13 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 
 from downpour.config import ConfigError, PositiveInt
+from downpour.environments.base import Environment
 
 log = logging.getLogger(__name__)
 
 
-class Gymnasium:
-    """What an environment is; `vector` and `single` make them.
-
-    Attributes:
-        observation_space, action_space: of one environment; dictionaries and tuples of observations are flattened.
-        solved_at: the mean return at which Gymnasium calls it solved, or None.
-    """
+class Gymnasium(Environment):
+    """Any registered environment; dictionaries and tuples of observations are flattened."""
 
     def __init__(
         self,
@@ -63,10 +59,9 @@ class Gymnasium:
         probe = self.single()
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         probe.close()
-        self.solved_at: float | None = self.spec.reward_threshold
+        self.solved_at = self.spec.reward_threshold
 
     def single(self, render_mode: str | None = None) -> gym.Env:
-        """One environment, for a look or a video."""
         try:
             # Not every environment knows the word.
             rendering: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
@@ -78,10 +73,7 @@ class Gymnasium:
         return _flat(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
-        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen.
-
-        Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none.
-        """
+        """Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none."""
         is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
         if has_own:

@@ -4,10 +4,10 @@ import numpy as np
 
 from downpour.config import ConfigError
 from downpour.dynamic_programming import MDP
-from downpour.environments.gymnasium import Gymnasium
+from downpour.environments.base import Environment
 
 
-def table_of(environment: Gymnasium) -> MDP:
+def table_of(environment: Environment) -> MDP:
     """The exact model of an environment.
 
     Raises:
@@ -22,7 +22,7 @@ def table_of(environment: Gymnasium) -> MDP:
     return MDP.from_table(table)
 
 
-def start_of(environment: Gymnasium) -> np.ndarray:
+def start_of(environment: Environment) -> np.ndarray:
     """The distribution of the first state [states], of an environment that shows it."""
     single = environment.single()
     start = np.asarray(single.unwrapped.initial_state_distrib, np.float64)  # type: ignore[attr-defined]

@@ -6,5 +6,6 @@ from downpour.networks.features import Features
 from downpour.networks.linear import Linear, Table
 from downpour.networks.mlp import MLP
 from downpour.networks.recurrent import Recurrent
+from downpour.networks.strided import StridedConvNet
 
-__all__ = ["MLP", "Basis", "ConvNet", "Features", "Linear", "Recurrent", "ResNet", "Table"]
+__all__ = ["MLP", "Basis", "ConvNet", "Features", "Linear", "Recurrent", "ResNet", "StridedConvNet", "Table"]

@@ -1,0 +1,54 @@
+"""What a world is to a run: spaces, single environments to look at, vectors of them to act in."""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import VectorEnv
+
+from downpour.config import ConfigError
+
+
+class Environment(ABC):
+    """A world; `vector` and `single` make environments of it.
+
+    Attributes:
+        id: its name, for messages and reports.
+        observation_space, action_space: of one environment.
+        solved_at: the mean return at which it counts as solved, or None.
+        stack: how many of the newest frames an observation is made of, the oldest first along its first axis, zeros
+            before an episode's first; 1 where it is something else. Replay then stores each frame once.
+    """
+
+    id: str
+    observation_space: gym.Space
+    action_space: gym.Space
+    solved_at: float | None = None
+    stack = 1
+
+    @abstractmethod
+    def single(self, render_mode: str | None = None) -> gym.Env:
+        """One environment, for a look or a video."""
+
+    @abstractmethod
+    def vector(self, num_envs: int) -> VectorEnv:
+        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen."""
+
+
+def pick_game(game: str, games: Sequence[str]) -> str:
+    """The game of that name.
+
+    Raises:
+        ConfigError: there is none; with the nearest names.
+    """
+    if game not in games:
+        near = difflib.get_close_matches(game.lower().replace("-", "_"), games, n=3, cutoff=0.4)
+        raise ConfigError("env.game", game, f"there is no such game; nearest: {', '.join(near or games)}")
+    return game
+
+
+def needs_extra(package: str, extra: str) -> Any:
+    """What to raise where the package of an optional world is not installed."""
+    return ConfigError(message=f"env={extra}: needs {package}, which is not installed: pip install 'downpour[{extra}]'")

@@ -1,0 +1,60 @@
+"""The networks of deep Q-learning on games: convolutions without padding, then fully connected layers."""
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from downpour.config import ConfigError, PositiveInt
+from downpour.networks.convolutional import Pixels, image_shape
+from downpour.networks.parts import ACTIVATIONS, Activation, Initialization, initialize
+
+Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
+"""(channels, side of the kernel, stride)"""
+
+
+class StridedConvNet(nn.Module):
+    """Mnih et al. 2015, Methods (`model=nature_cnn`), and Young and Tian 2019, section 3 (`model=minatar_cnn`)."""
+
+    def __init__(
+        self,
+        input_space: gym.Space,
+        outputs: int,
+        *,
+        convolutions: list[Convolution],
+        hidden: list[PositiveInt],
+        activation: Activation = "relu",
+        initialization: Initialization = "default",
+        channels_last: bool = False,
+    ):
+        """
+        Args:
+            convolutions: (channels, side of the kernel, stride) of each.
+            hidden: widths of the fully connected layers.
+            activation, initialization: as in `MLP`.
+            channels_last: keep the channels of a pixel together in memory.
+
+        Raises:
+            ConfigError: the inputs are no images, or too small for the convolutions.
+        """
+        super().__init__()
+        before, height, width = image_shape(input_space, "strided_convnet")
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        layers: list[nn.Module] = []
+        for channels, kernel, stride in convolutions:
+            if min(height, width) < kernel:
+                advice = f"a kernel of {kernel} x {kernel} on what is left of the image, {height} x {width}"
+                raise ConfigError("model.convolutions", [list(each) for each in convolutions], advice)
+            layers += [nn.Conv2d(before, channels, kernel, stride), ACTIVATIONS[activation]()]
+            before, height, width = channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        layers.append(nn.Flatten())
+        before *= height * width
+        for size in hidden:
+            layers += [nn.Linear(before, size), ACTIVATIONS[activation]()]
+            before = size
+        self.pixels, self.layers = Pixels(input_space), nn.Sequential(*layers, nn.Linear(before, outputs))
+        initialize(self, initialization)
+        self.layers.to(memory_format=self.format)  # type: ignore[call-overload]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> [batch, outputs]."""
+        return self.layers(self.pixels(x).contiguous(memory_format=self.format))
