@@ -35,6 +35,8 @@ def train() -> None:
     """
     # Hydra would print and exit by itself; its messages name its own machinery instead of the key.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # Before torch is imported: its store warns, with a C++ stack, of every node that leaves before another.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     sweeps.register()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # when another rank fails, tidy up before the end

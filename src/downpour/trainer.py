@@ -6,10 +6,12 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
+from downpour.precision import Direct
 from downpour.run import Run
 
 
@@ -83,14 +85,16 @@ def make_trainer(
     Raises:
         ConfigError: hardware, strategy and precision do not go together.
     """
+    plain = strategy == "auto" or isinstance(strategy, DDPStrategy)
+    direct = plain and hardware.precision == "32-true" and Direct.serves(callbacks)
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             num_nodes=hardware.nodes,
             strategy=strategy,
-            plugins=[WholeFile()],
-            precision=hardware.precision,
+            plugins=[WholeFile(), Direct()] if direct else [WholeFile()],
+            precision=None if direct else hardware.precision,
             deterministic=hardware.deterministic,
             detect_anomaly=detect_anomaly,
             callbacks=callbacks,

@@ -109,3 +109,18 @@ def test_the_target_network_is_saved() -> None:
     other = learner(DQN, Discrete(1), 2, target_every=3)
     other.load_state_dict(algorithm.state_dict())
     assert q_of(other.target_q) == q_of(algorithm.target_q) != q_of(algorithm.q)
+
+
+@pytest.mark.parametrize("kind", [DQN, DoubleDQN])
+def test_asking_older_weights_at_once_changes_nothing(kind: Any) -> None:
+    """Within a round theta^- moves after gradient steps 3 and 6: the batches in between see the one of their time."""
+    network = partial(MLP, hidden=[8])
+    at_once, one_by_one = (learner(kind, Box(-1, 1, (4,)), 2, network=network, target_every=3) for _ in range(2))
+    one_by_one.load_state_dict(at_once.state_dict())
+    x = torch.randn(8, 16, 4)
+    rounds = torch.stack([a_batch(each, -each, reward=torch.randn(16)) for each in x])
+    at_once.training_step(rounds, 0)
+    for batch in rounds.exclude("older_values").unbind(0):
+        one_by_one.update(batch)
+    for here, there in zip(at_once.parameters(), one_by_one.parameters(), strict=True):
+        torch.testing.assert_close(here, there)

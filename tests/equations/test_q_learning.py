@@ -132,11 +132,11 @@ def test_bootstraps_by_hand() -> None:
         algorithm.q.weight.data = torch.tensor([[1.0, 5.0, 3.0]])
         if kind is not QLearning:
             algorithm.target_q.weight.data = torch.tensor([[7.0, 2.0, 4.0]])
-        assert algorithm.bootstrap(state).tolist() == [value]
+        assert algorithm.bootstrap({"next_observation": state}).tolist() == [value]
     for kind in (DQN, DoubleDQN):  # theta judges by itself: both are (54) again
         algorithm = learner(kind, Discrete(1), 3, target_network=False)
         algorithm.q.weight.data = torch.tensor([[1.0, 5.0, 3.0]])
-        assert algorithm.bootstrap(state).tolist() == [5.0]
+        assert algorithm.bootstrap({"next_observation": state}).tolist() == [5.0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -345,7 +345,7 @@ def test_van_hasselts_lemma(m: int) -> None:
         algorithm = learner(kind, Discrete(states), m)
         for table in (algorithm.q, algorithm.target_q):
             table.weight.data = 2 * torch.rand(states, m, generator=generator) - 1
-        assert float(algorithm.bootstrap(state).mean()) == pytest.approx(bias, abs=error)
+        assert float(algorithm.bootstrap({"next_observation": state}).mean()) == pytest.approx(bias, abs=error)
 
 
 def share_of_left(double: bool, trials: int, episodes: int, seed: int = 0) -> np.ndarray:

@@ -149,12 +149,12 @@ class ActorCritic(Algorithm):
         loss, metrics = self.critic_loss(batch)
         optimizers: Any = self.optimizers()
         critic_optimizer, actor_optimizer = optimizers[:2]
-        self.descend(loss, critic_optimizer, self.critics.parameters())
+        self.descend(loss, critic_optimizer)
         self.gradient_steps += 1
         self.latest.update(metrics)
         if self.gradient_steps % self.actor_every == 0:
             actor_loss, metrics = self.actor_loss(batch)
-            self.descend(actor_loss, actor_optimizer, self.actor.parameters())
+            self.descend(actor_loss, actor_optimizer)
             self.latest.update(metrics)
         if self.target_critics is not self.critics and self.gradient_steps % self.target_every == 0:
             move_towards(self.target_critics, self.critics, self.target_tau)

@@ -85,14 +85,15 @@ class Algorithm(LightningModule):
     def gradient_step(self, loss: Tensor) -> None:
         """Descend one step on `loss`; under data parallelism the gradients of all ranks are averaged first."""
         optimizer: Any = self.optimizers()
-        self.descend(loss, optimizer, self.parameters())
+        self.descend(loss, optimizer)
         self.gradient_steps += 1
 
-    def descend(self, loss: Tensor, optimizer: Any, parameters: Iterable[nn.Parameter]) -> None:
+    def descend(self, loss: Tensor, optimizer: Any) -> None:
         """One step of one optimizer, on the parameters it holds."""
         optimizer.zero_grad()
         self.manual_backward(loss)
         if self.gradient_clip is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             self.latest["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
         optimizer.step()
 

@@ -1,5 +1,6 @@
 """Double DQN: (65) of the lecture (van Hasselt et al. 2016, eq. 4)."""
 
+from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.algorithms.dqn import DQN
@@ -8,7 +9,7 @@ from downpour.algorithms.dqn import DQN
 class DoubleDQN(DQN):
     """DQN that lets theta choose the next action and theta^- judge it."""
 
-    def bootstrap(self, observation: Tensor) -> Tensor:
-        """Q(x, argmax_a Q(x, a; theta); theta^-): [batch, ...] -> [batch]."""
-        chosen = self.q(observation).argmax(-1, keepdim=True)
-        return self.older_q(observation).gather(-1, chosen).squeeze(-1)
+    def bootstrap(self, batch: TensorDict) -> Tensor:
+        """Q(X_t+1, argmax_a' Q(X_t+1, a'; theta); theta^-) of each transition: [batch]."""
+        chosen = self.q(batch["next_observation"]).argmax(-1, keepdim=True)
+        return self.older_values(batch).gather(-1, chosen).squeeze(-1)

@@ -1,9 +1,11 @@
 """DQN: Q-learning from replay, (64), with the target network of Mnih et al. (2015), Algorithm 1."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from downpour.algorithms.q_learning import QLearning
@@ -35,9 +37,25 @@ class DQN(QLearning):
         self.target_every, self.target_tau = target_every, target_tau
         self.target_q = copy.deepcopy(self.q).requires_grad_(False) if target_network else None
 
-    def bootstrap(self, observation: Tensor) -> Tensor:
-        """max_a Q(x, a; theta^-): [batch, ...] -> [batch]."""
-        return self.older_q(observation).amax(-1)
+    def batches(self, round: TensorDict) -> Iterator[TensorDict]:
+        """Gradient steps that share a theta^- ask it all at once: one pass over their rows costs less than many."""
+        while len(round):
+            steps = self.target_every - self.gradient_steps % self.target_every
+            block, round = round[:steps], round[steps:]
+            if self.target_q is not None:
+                with torch.no_grad():
+                    rows = block["next_observation"].flatten(0, 1)
+                    block["older_values"] = self.target_q(rows).unflatten(0, block.batch_size)
+            yield from block.unbind(0)
+
+    def bootstrap(self, batch: TensorDict) -> Tensor:
+        """max_a' Q(X_t+1, a'; theta^-) of each transition: [batch]."""
+        return self.older_values(batch).amax(-1)
+
+    def older_values(self, batch: TensorDict) -> Tensor:
+        """Q(X_t+1, .; theta^-) of each transition: [batch, actions]."""
+        asked = batch.get("older_values", None)
+        return self.older_q(batch["next_observation"]) if asked is None else asked
 
     @property
     def older_q(self) -> nn.Module:

@@ -106,9 +106,9 @@ class QLearning(Algorithm):
         self.latest["epsilon"] = epsilon
         return action + self.first_action
 
-    def bootstrap(self, observation: Tensor) -> Tensor:
-        """max_a Q(x, a; theta): [batch, ...] -> [batch]."""
-        return self.q(observation).amax(-1)
+    def bootstrap(self, batch: TensorDict) -> Tensor:
+        """max_a' Q(X_t+1, a'; theta) of each transition: [batch]."""
+        return self.q(batch["next_observation"]).amax(-1)
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
@@ -132,7 +132,7 @@ class QLearning(Algorithm):
         action = (batch["action"] - self.first_action).unsqueeze(-1)
         value = self.q(batch["observation"]).gather(-1, action).squeeze(-1)
         with torch.set_grad_enabled(self.gradient == "residual"):  # otherwise Y_t is treated as a constant
-            following = self.bootstrap(batch["next_observation"])
+            following = self.bootstrap(batch)
             target = td_target(batch["reward"], batch["discount"], batch["terminated"], following)
             if self.clip_td_error is not None:
                 target = value + (target - value).clamp(-self.clip_td_error, self.clip_td_error)

@@ -85,5 +85,5 @@ class SAC(ActorCritic):
         loss = super().update(batch)
         if self.learn_alpha and self.gradient_steps % self.actor_every == 0:
             optimizer = self.optimizers()[2]  # type: ignore[index]
-            self.descend(self.alpha_loss(torch.as_tensor(self.latest["entropy"])), optimizer, [self.log_alpha])
+            self.descend(self.alpha_loss(torch.as_tensor(self.latest["entropy"])), optimizer)
         return loss

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
@@ -93,6 +94,10 @@ class Experience(LightningDataModule):
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
+
+    def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
+        """A round that is where it is needed is not copied piece by piece."""
+        return batch if device.type == "cpu" else batch.to(device)
 
     def take_episodes(self) -> list[Episode]:
         """Training episodes of this rank that ended since the last call."""
