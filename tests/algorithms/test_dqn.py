@@ -99,7 +99,7 @@ def test_without_a_target_network_there_is_none() -> None:
 
 def test_double_dqn_only_changes_the_bootstrap() -> None:
     own = [name for name, value in vars(DoubleDQN).items() if inspect.isfunction(value)]
-    assert own == ["bootstrap"]
+    assert own == ["choose", "bootstrap"]
     assert DoubleDQN.__bases__ == (DQN,)
 
 

@@ -45,17 +45,13 @@ class DQN(QLearning):
             if self.target_q is not None:
                 with torch.no_grad():
                     rows = block["next_observation"].flatten(0, 1)
-                    block["older_values"] = self.target_q(rows).unflatten(0, block.batch_size)
+                    block["older_values"] = self.outputs(self.target_q, rows).unflatten(0, block.batch_size)
             yield from block.unbind(0)
 
-    def bootstrap(self, batch: TensorDict) -> Tensor:
-        """max_a' Q(X_t+1, a'; theta^-) of each transition: [batch]."""
-        return self.older_values(batch).amax(-1)
-
     def older_values(self, batch: TensorDict) -> Tensor:
-        """Q(X_t+1, .; theta^-) of each transition: [batch, actions]."""
+        """Q(X_t+1, .; theta^-) of each transition: [batch, actions] (atoms in a third)."""
         asked = batch.get("older_values", None)
-        return self.older_q(batch["next_observation"]) if asked is None else asked
+        return self.outputs(self.older_q, batch["next_observation"]) if asked is None else asked
 
     @property
     def older_q(self) -> nn.Module:

@@ -1,6 +1,6 @@
 """Q-learning with function approximation: (50)-(55) of the lecture; on a table, (58)."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
+from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
 from downpour.config import ConfigError, Fraction, PositiveFloat, Probability
 from downpour.schedules import Linear
 
@@ -57,6 +58,7 @@ class QLearning(Algorithm):
         epsilon: Linear,
         evaluation_epsilon: Probability = 0.0,
         loss: Literal["squared", "huber"] = "squared",
+        distribution: ReturnDistribution | None = None,
         clip_td_error: PositiveFloat | None = None,
         gradient: Literal["semi", "residual"] = "semi",
         step_size: Literal["constant", "visits"] = "constant",
@@ -68,6 +70,7 @@ class QLearning(Algorithm):
             epsilon: chance of a uniform action, by environment step.
             evaluation_epsilon: the same when exploration is off.
             loss: of the TD error.
+            distribution: learn that of the return, with a loss of its own; None learns the mean.
             clip_td_error: TD errors beyond this count as this (Mnih et al. 2015, Methods: 1).
             gradient: `semi` treats Y_t as a constant, (53); `residual` descends on (50) itself, (51), Y_t included
                 (Baird 1995).
@@ -83,7 +86,14 @@ class QLearning(Algorithm):
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
-        self.q = network(observation_space, self.num_actions)
+        self.distribution = distribution
+        if distribution is None:
+            self.q = network(observation_space, self.num_actions)
+        else:
+            self._check_distribution(gradient, clip_td_error)
+            outputs = self.num_actions * distribution.atoms
+            q = network(observation_space, outputs, atoms=distribution.atoms)
+            self.q = DistributionalQ(q, self.num_actions, distribution)
         if gradient == "residual" and clip_td_error is not None:
             raise ConfigError("algo.clip_td_error", clip_td_error, "needs algo.gradient=semi; use null")
         self.gradient = gradient
@@ -96,6 +106,17 @@ class QLearning(Algorithm):
             visits = torch.zeros(int(observation_space.n), self.num_actions)
         self.register_buffer("visits", visits)
 
+    def _check_distribution(self, gradient: str, clip_td_error: float | None) -> None:
+        """
+        Raises:
+            ConfigError: for what exists for the mean only.
+        """
+        own = type(self)
+        if own.bootstrap is not QLearning.bootstrap and own.choose is QLearning.choose:
+            raise ConfigError("algo/distribution", own.__name__, "bootstraps from no single action; use dqn")
+        if gradient == "residual" or clip_td_error is not None:
+            raise ConfigError(message="algo.distribution: needs algo.gradient=semi algo.clip_td_error=null")
+
     @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         action = self.q(observation).argmax(-1).cpu().numpy()
@@ -107,8 +128,20 @@ class QLearning(Algorithm):
         return action + self.first_action
 
     def bootstrap(self, batch: TensorDict) -> Tensor:
-        """max_a' Q(X_t+1, a'; theta) of each transition: [batch]."""
-        return self.q(batch["next_observation"]).amax(-1)
+        """max_a' Q(X_t+1, a') of each transition: [batch]."""
+        return self.older_values(batch).amax(-1)
+
+    def older_values(self, batch: TensorDict) -> Tensor:
+        """Q(X_t+1, .) of each transition: [batch, actions]; where distributions are learned, their atoms in a third."""
+        return self.outputs(self.q, batch["next_observation"])
+
+    def choose(self, batch: TensorDict, values: Tensor) -> Tensor:
+        """The action that is taken to follow each transition, of values [batch, actions]: [batch]."""
+        return values.argmax(-1)
+
+    def outputs(self, q: Any, observation: Tensor) -> Tensor:
+        """[batch, ...] -> [batch, actions] or [batch, actions, atoms]."""
+        return q(observation) if self.distribution is None else q.atoms(observation)
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
@@ -129,18 +162,35 @@ class QLearning(Algorithm):
         return counted / self.visits[state, action].clamp(min=1)
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        action = (batch["action"] - self.first_action).unsqueeze(-1)
-        value = self.q(batch["observation"]).gather(-1, action).squeeze(-1)
+        action = batch["action"] - self.first_action
+        judge = self.errors if self.distribution is None else self.distances
+        value, td_error, losses = judge(batch, action)
+        if "td_error" in batch:  # prioritized replay reads it back
+            batch["td_error"].copy_(td_error.detach())
+        if self.visits is not None:
+            losses = losses * self.visited(batch, action)
+        loss = weighted_mean(losses, batch.get("weight"))
+        return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}
+
+    def errors(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q(X_t, A_t), the TD error and the loss of each transition: [batch] each."""
+        value = self.q(batch["observation"]).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         with torch.set_grad_enabled(self.gradient == "residual"):  # otherwise Y_t is treated as a constant
             following = self.bootstrap(batch)
             target = td_target(batch["reward"], batch["discount"], batch["terminated"], following)
             if self.clip_td_error is not None:
                 target = value + (target - value).clamp(-self.clip_td_error, self.clip_td_error)
         td_error = target - value
-        if "td_error" in batch:  # prioritized replay reads it back
-            batch["td_error"].copy_(td_error.detach())
-        losses = self.loss_function(td_error)
-        if self.visits is not None:
-            losses = losses * self.visited(batch, action.squeeze(-1))
-        loss = weighted_mean(losses, batch.get("weight"))
-        return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}
+        return value, td_error, self.loss_function(td_error)
+
+    def distances(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of distributions: the mean of that of (X_t, A_t), and twice the distance from what follows: [batch] each."""
+        assert self.distribution is not None
+        row = torch.arange(len(action), device=action.device)
+        atoms = self.outputs(self.q, batch["observation"])[row, action]
+        with torch.no_grad():
+            following = self.older_values(batch)
+            following = following[row, self.choose(batch, self.distribution.mean(following))]
+        discount = batch["discount"] * ~batch["terminated"]
+        losses = self.distribution.losses(atoms, following, batch["reward"], discount)
+        return self.distribution.mean(atoms), losses, losses

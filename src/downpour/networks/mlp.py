@@ -3,7 +3,8 @@
 import gymnasium as gym
 from torch import Tensor, nn
 
-from downpour.config import PositiveInt, Probability
+from downpour.config import NonNegativeFloat, PositiveInt, Probability
+from downpour.networks.exploring import Dueling, NoisyLinear
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
 
@@ -15,6 +16,7 @@ class MLP(nn.Module):
         self,
         input_space: gym.Space,
         outputs: int,
+        atoms: int = 1,
         *,
         hidden: list[PositiveInt],
         activation: Activation = "relu",
@@ -22,6 +24,8 @@ class MLP(nn.Module):
         dropout: Probability = 0.0,
         initialization: Initialization = "default",
         residual: bool = False,
+        dueling: bool = False,
+        noise: NonNegativeFloat = 0.0,
     ):
         """
         Args:
@@ -31,20 +35,66 @@ class MLP(nn.Module):
             dropout: chance that a hidden unit is left out of a gradient step (what remains is scaled up).
             initialization: of the weights.
             residual: a layer as wide as the one before adds to what it is given.
+            atoms: outputs of one action, where they are a distribution's.
+            dueling: values and advantages each have a last hidden layer of their own (Wang et al. 2016).
+            noise: sigma_0 of noisy layers (Fortunato et al. 2018); 0 has ordinary ones.
         """
         super().__init__()
         features = Features(input_space)
-        layers: list[nn.Module] = [] if features.is_identity else [features]
-        width = features.size
-        for size in hidden:
-            block = unit(nn.Linear(width, size, bias=normalization == "none"), size, normalization, activation)
-            if dropout:
-                block.append(nn.Dropout(dropout))
-            layers += [Residual(*block)] if residual and size == width else block
-            width = size
-        self.layers = nn.Sequential(*layers, nn.Linear(width, outputs))
+        self.layers = fully_connected(
+            features.size,
+            outputs,
+            hidden=hidden,
+            activation=activation,
+            normalization=normalization,
+            dropout=dropout,
+            residual=residual,
+            atoms=atoms if dueling else None,
+            noise=noise,
+        )
+        if not features.is_identity:
+            self.layers.insert(0, features)
         initialize(self, initialization)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
         return self.layers(x)
+
+
+def fully_connected(
+    width: int,
+    outputs: int,
+    *,
+    hidden: list[int],
+    activation: Activation = "relu",
+    normalization: Normalization = "none",
+    dropout: float = 0.0,
+    residual: bool = False,
+    atoms: int | None = None,
+    noise: float = 0.0,
+) -> nn.Sequential:
+    """The layers of an `MLP`: [batch, width] -> [batch, outputs].
+
+    Args:
+        atoms: outputs of one action, of a dueling head; None has one stream only.
+    """
+
+    def affine(before: int, after: int, bias: bool = True) -> nn.Module:
+        return NoisyLinear(before, after, noise) if noise else nn.Linear(before, after, bias=bias)
+
+    def stack(width: int, sizes: list[int], outputs: int | None) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for size in sizes:
+            block = unit(affine(width, size, normalization == "none"), size, normalization, activation)
+            if dropout:
+                block.append(nn.Dropout(dropout))
+            layers += [Residual(*block)] if residual and size == width else block
+            width = size
+        return nn.Sequential(*layers, *([affine(width, outputs)] if outputs else []))
+
+    if atoms is None:
+        return stack(width, hidden, outputs)
+    shared, last = hidden[:-1], hidden[-1:]
+    before = shared[-1] if shared else width
+    head = Dueling(stack(before, last, atoms), stack(before, last, outputs), atoms)
+    return stack(width, shared, None).append(head)

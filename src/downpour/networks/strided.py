@@ -4,8 +4,9 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from downpour.config import ConfigError, PositiveInt
+from downpour.config import ConfigError, NonNegativeFloat, PositiveInt
 from downpour.networks.convolutional import Pixels, image_shape
+from downpour.networks.mlp import fully_connected
 from downpour.networks.parts import ACTIVATIONS, Activation, Initialization, initialize
 
 Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
@@ -19,18 +20,21 @@ class StridedConvNet(nn.Module):
         self,
         input_space: gym.Space,
         outputs: int,
+        atoms: int = 1,
         *,
         convolutions: list[Convolution],
         hidden: list[PositiveInt],
         activation: Activation = "relu",
         initialization: Initialization = "default",
         channels_last: bool = False,
+        dueling: bool = False,
+        noise: NonNegativeFloat = 0.0,
     ):
         """
         Args:
             convolutions: (channels, side of the kernel, stride) of each.
             hidden: widths of the fully connected layers.
-            activation, initialization: as in `MLP`.
+            activation, initialization, dueling, noise, atoms: as in `MLP`.
             channels_last: keep the channels of a pixel together in memory.
 
         Raises:
@@ -47,11 +51,10 @@ class StridedConvNet(nn.Module):
             layers += [nn.Conv2d(before, channels, kernel, stride), ACTIVATIONS[activation]()]
             before, height, width = channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         layers.append(nn.Flatten())
-        before *= height * width
-        for size in hidden:
-            layers += [nn.Linear(before, size), ACTIVATIONS[activation]()]
-            before = size
-        self.pixels, self.layers = Pixels(input_space), nn.Sequential(*layers, nn.Linear(before, outputs))
+        streams = atoms if dueling else None
+        size = before * height * width
+        layers += fully_connected(size, outputs, hidden=hidden, activation=activation, atoms=streams, noise=noise)
+        self.pixels, self.layers = Pixels(input_space), nn.Sequential(*layers)
         initialize(self, initialization)
         self.layers.to(memory_format=self.format)  # type: ignore[call-overload]
 

@@ -1,0 +1,53 @@
+"""Layers of deep Q-learning: noise that explores, and values apart from advantages."""
+
+import torch
+from torch import Tensor, nn
+
+
+class NoisyLinear(nn.Module):
+    """(mu + sigma * eps) x + the same of a bias, with eps factorised (Fortunato et al. 2018, eqs. 9-11).
+
+    Each pass in training draws its own eps from Torch's generator: acting, learning and the target network are
+    perturbed independently. In evaluation there is none.
+    """
+
+    def __init__(self, inputs: int, outputs: int, sigma: float):
+        """
+        Args:
+            sigma: sigma_0 of section 3.2; the paper has 0.5.
+        """
+        super().__init__()
+        self.mean = nn.Linear(inputs, outputs)
+        bound = inputs**-0.5
+        nn.init.uniform_(self.mean.weight, -bound, bound)
+        nn.init.uniform_(self.mean.bias, -bound, bound)
+        self.weight_sigma = nn.Parameter(torch.full((outputs, inputs), sigma * bound))
+        self.bias_sigma = nn.Parameter(torch.full((outputs,), sigma * bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, inputs] -> [batch, outputs]."""
+        y = self.mean(x)
+        if not self.training:
+            return y
+        outputs, inputs = self.weight_sigma.shape
+        noise = torch.randn(inputs + outputs, device=x.device, dtype=self.weight_sigma.dtype)
+        before, after = (noise.sign() * noise.abs().sqrt()).split([inputs, outputs])
+        return y + after * nn.functional.linear(before * x, self.weight_sigma, self.bias_sigma)
+
+
+class Dueling(nn.Module):
+    """Q = V + A - mean of A over the actions (Wang et al. 2016, eq. 9), for each atom of a distribution by itself."""
+
+    def __init__(self, value: nn.Module, advantage: nn.Module, atoms: int):
+        """
+        Args:
+            value: [batch, width] -> [batch, atoms].
+            advantage: [batch, width] -> [batch, actions * atoms].
+        """
+        super().__init__()
+        self.value, self.advantage, self.atoms = value, advantage, atoms
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, width] -> [batch, actions * atoms]."""
+        advantage = self.advantage(x).unflatten(-1, (-1, self.atoms))
+        return (self.value(x).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)).flatten(-2)
