@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from downpour.dropout import exact, monte_carlo, scaled
+from downpour.dropout import drops, exact, monte_carlo, monte_carlo_numbers, scaled
 from downpour.networks import MLP
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -75,6 +75,18 @@ def test_masks_disagree_only_where_there_are_masks() -> None:
     x = inputs()
     assert float(monte_carlo(network(p=0.4), x, 200)[1].min()) > 1e-3
     assert float(monte_carlo(network(p=0.0), x, 5)[1].max()) < 1e-12
+
+
+def test_mean_and_deviation_of_numbers_over_masks_are_those_of_all_masks() -> None:
+    """Var(sum of w_i a_i R_i / (1 - p)) = p / (1 - p) * sum of (w_i a_i)^2, for each output."""
+    net, x = network(units=6, p=0.4), inputs()
+    first, _, _, top = net.layers
+    a = torch.tanh(first(x)).detach()
+    variance = 0.4 / 0.6 * (a[:, None] * top.weight.detach()).square().sum(-1)
+    mean, deviation = monte_carlo_numbers(net, x, 4000)
+    assert torch.allclose(deviation, variance.sqrt(), rtol=0.06)
+    assert bool(((mean - top(a).detach()).abs() < 4.5 * variance.sqrt() / math.sqrt(4000)).all())
+    assert drops(net) and not drops(network(p=0.0))
 
 
 def test_nothing_else_changes() -> None:

@@ -148,6 +148,7 @@ def test_a_table_on_frozen_lake(tmp_path: Path) -> None:
         (["run={run}", "video=maybe"], "video=maybe: must be true or false"),
         (["run={run}", "checkpoint=newest"], "checkpoint=newest: must be 'best' or 'last'"),
         (["run={run}", "epsilon=1.5"], "epsilon=1.5: must be less than or equal to 1"),
+        (["run={run}", "dropout=scaled"], "dropout=scaled: is for runs on a data set; this one has an environment"),
         (["run={run}", "device=tpu9"], "device=tpu9: not on this machine"),
         (["run={run}", "out={run}/config.yaml"], "cannot be written"),
         (["run={tmp}"], "is not a run directory"),

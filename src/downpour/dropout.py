@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 20  # masked units that can be enumerated
+DROPPING = (nn.Dropout, nn.Dropout2d, nn.RNNBase)
 
 
 @contextmanager
@@ -22,7 +23,7 @@ def _dropping(network: nn.Module) -> Iterator[None]:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     for module in network.modules():
-        if isinstance(module, nn.Dropout | nn.Dropout2d | nn.RNNBase):
+        if isinstance(module, DROPPING):
             module.train()
     try:
         yield
@@ -42,6 +43,21 @@ def scaled(network: nn.Module, x: Tensor) -> Tensor:
         network.train(was_training)
 
 
+def drops(network: nn.Module) -> bool:
+    """Whether a mask could change what the network says."""
+    rates = (getattr(m, "p", getattr(m, "dropout", 0.0)) for m in network.modules() if isinstance(m, DROPPING))
+    return any(rate > 0 for rate in rates)
+
+
+def _draws(network: nn.Module, x: Tensor, samples: int, seed: int) -> Iterator[Tensor]:
+    """What the network says under `samples` random masks; the global generators are left as they were."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _dropping(network):
+        torch.manual_seed(seed)
+        for _ in range(samples):
+            yield network(x)
+
+
 @torch.no_grad()
 def monte_carlo(network: nn.Module, x: Tensor, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The mean over `samples` random masks (Gal and Ghahramani 2016, eq. 6), and how much the masks disagree.
@@ -50,22 +66,29 @@ def monte_carlo(network: nn.Module, x: Tensor, samples: int, seed: int = 0) -> t
         seed: of the masks; the global generators are left as they were.
 
     Returns:
-        Logarithms of the mean probabilities [batch, classes]; the mutual information of prediction and mask in nats
-        [batch], which is 0 where all masks agree and is the part of the uncertainty that more data would remove.
+        Logarithms of the mean probabilities [batch, ..., classes]; the mutual information of prediction and mask in
+        nats [batch, ...], which is 0 where all masks agree and is the part of the uncertainty that more data would
+        remove.
     """
-    mean: Tensor | None = None
-    doubt: Tensor | None = None
-    devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _dropping(network):
-        torch.manual_seed(seed)
-        for _ in range(samples):
-            p = network(x).softmax(-1)
-            own = _entropy(p)
-            mean = p if mean is None else mean + p
-            doubt = own if doubt is None else doubt + own
-    assert mean is not None and doubt is not None
-    mean = mean / samples
-    return mean.log(), (_entropy(mean) - doubt / samples).clamp(min=0)
+    mean, doubt = torch.zeros(()), torch.zeros(())
+    for outputs in _draws(network, x, samples, seed):
+        p = outputs.softmax(-1)
+        mean, doubt = mean + p / samples, doubt + entropy(p) / samples
+    return mean.log(), (entropy(mean) - doubt).clamp(min=0)
+
+
+@torch.no_grad()
+def monte_carlo_numbers(network: nn.Module, x: Tensor, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The same for a network whose outputs are numbers: their mean and standard deviation over masks [batch, outputs].
+
+    The noise of the targets themselves is not in it (Gal and Ghahramani 2016, eq. 7, without its first term).
+    """
+    mean, square = torch.zeros(()), torch.zeros(())
+    for number, outputs in enumerate(_draws(network, x, samples, seed), 1):  # Welford's way, which does not cancel
+        step = outputs - mean
+        mean = mean + step / number
+        square = square + step * (outputs - mean)
+    return mean, (square / samples).sqrt()
 
 
 @torch.no_grad()
@@ -106,5 +129,6 @@ def exact(network: nn.Module, x: Tensor) -> Tensor:
     return total.log()
 
 
-def _entropy(probabilities: Tensor) -> Tensor:
+def entropy(probabilities: Tensor) -> Tensor:
+    """-sum p log p over the classes, in nats: [..., classes] -> [...]."""
     return -torch.special.xlogy(probabilities, probabilities).sum(-1)

@@ -1,4 +1,4 @@
-"""Playing a finished run's policy: returns, a table of them, and films."""
+"""What a finished run is worth: returns of its policy, with films of it, or the metrics of its test split."""
 
 import json
 import signal
@@ -9,25 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from downpour.config import ConfigError, NonNegativeInt, PositiveInt, Probability, build, check_arguments
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt, Probability, check_arguments
 from downpour.settings import read_settings, show_help
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from downpour.algorithms.base import Algorithm
 
 SUMMARY = """
-Play whole episodes with a trained policy, exploration off, and print what they returned. The numbers and all
-returns are written to eval.json. The same seed gives the same episodes.
+Play whole episodes with a trained policy, exploration off, and print what they returned; of a run on a data set,
+the metrics of its test split and how sure it is of its answers. The numbers and all returns are written to eval.json.
+The same seed gives the same episodes, and the same masks.
 
   python src/eval.py run=outputs/train/2026-11-22/15-04-05-double_dqn
   python src/eval.py run=outputs/train/2026-11-22/15-04-05-double_dqn episodes=20 seed=1 checkpoint=last video=true
+  python src/eval.py run=outputs/train/2026-11-22/15-04-05-supervised dropout=monte_carlo samples=100
 
 Settings, with their defaults:
 
 """
-EPISODE_LIMIT = 27_000  # where a run's own evaluation names none
 
 
 @dataclass(kw_only=True)
@@ -43,6 +42,8 @@ class Settings:
     num_envs: PositiveInt | None
     video: bool
     video_episodes: PositiveInt
+    dropout: Literal["scaled", "monte_carlo"] | None
+    samples: PositiveInt
     out: str | None
     traceback: bool
 
@@ -82,65 +83,30 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
 
 
 def evaluate(settings: Settings, out: Path) -> str:
-    """Play, write eval.json (and films), and return what to print."""
-    import numpy as np
+    """Play or measure, write eval.json (and films), and return what to print."""
     import torch
 
     from downpour import directory as directories
-    from downpour.callbacks.evaluation import play
-    from downpour.video import Camera, film
 
     directories.log_to(None)
     directory = Path(settings.run).expanduser()
     config = directories.read_config(directory, "run")
-    if not config.get("env"):
-        raise ConfigError("run", directory, "has no environment to play in; its numbers are in summary.json")
     torch.set_num_threads(config["trainer"].get("threads") or torch.get_num_threads())
-    environment = build(config["env"])
-    camera = Camera(environment, out / "videos") if settings.video else None
-    policy, path, step = load(directory, config, environment, settings)
-    evaluation = config["callbacks"].get("evaluation", {})
-    num_envs = min(settings.num_envs or evaluation.get("num_envs", 10), settings.episodes)
-    max_steps = evaluation.get("max_episode_steps", EPISODE_LIMIT)
-    seed = config["seed"] if settings.seed is None else settings.seed
-    out.mkdir(parents=True, exist_ok=True)
-    environments = environment.vector(num_envs)
-    try:
-        # 6 and 7: other episodes than those of training (1) and of the evaluations that chose the checkpoint (4).
-        sequence = np.random.SeedSequence([seed, 6])
-        returns, lengths = play(policy, environments, settings.episodes, sequence, max_steps)
-    finally:
-        environments.close()
-    result: dict[str, Any] = {
-        "run": str(directory.resolve()),
-        "checkpoint": path.name,
-        "step": step,
-        "environment": environment.id,
-        "algorithm": type(policy).__name__,
-        "episodes": len(returns),
-        "seed": seed,
-        "epsilon": getattr(policy, "evaluation_epsilon", None),
-        "num_envs": num_envs,
-        "return": describe(returns),
-        "length": describe(lengths),
-        "returns": returns.tolist(),
-        "lengths": lengths.tolist(),
-        "git_commit": directories.git_commit(),
-        "versions": directories.versions(),
-    }
-    if camera is not None:
-        sequence = np.random.SeedSequence([seed, 7])
-        films = film(policy, camera, f"{path.stem}-seed{seed}", settings.video_episodes, sequence, max_steps)
-        camera.close()
-        result["videos"] = [str(each.relative_to(out)) for each in films]
-    directories.write_text(out / "eval.json", json.dumps(result, indent=2) + "\n")
-    return table(result, out)
+    if config.get("env"):
+        from downpour.played import measure
+    else:
+        from downpour.held_out import measure
+    found, text = measure(settings, directory, config, out)
+    about = {"run": str(directory.resolve()), **found}
+    about |= {"git_commit": directories.git_commit(), "versions": directories.versions()}
+    directories.write_text(out / "eval.json", json.dumps(about, indent=2) + "\n")
+    return f"{text}\neval: {out}/eval.json"
 
 
 def load(
-    directory: Path, config: Mapping[str, Any], environment: Any, settings: Settings
+    directory: Path, config: Mapping[str, Any], spaces: Mapping[str, Any], settings: Settings
 ) -> "tuple[Algorithm, Path, int]":
-    """The policy of a run with the weights of a checkpoint, where it was read from, and at which step it was saved.
+    """The algorithm of a run with the weights of a checkpoint, where it was read from, and at which step it was saved.
 
     Raises:
         ConfigError: no checkpoint that can be read, one of something else, no such device.
@@ -163,7 +129,6 @@ def load(
     if not (directory / "checkpoints" / asked).exists():
         log.warning("there is no %s yet: taking another", directory / "checkpoints" / asked)
     path, content = newest_whole(directory, names)
-    spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     algorithm: Any = build_algorithm(config, spaces)
     check_origin(content, algorithm, path)
     try:
@@ -180,42 +145,13 @@ def load(
     return algorithm.to(device), path, int(content["step"])
 
 
-def describe(values: "np.ndarray") -> dict[str, float]:
-    """Mean with its 95 % bootstrap interval over the episodes, and how the values lie. [episodes] -> numbers."""
-    import numpy as np
-
-    from downpour.analysis.statistics import bootstrap_mean
-
-    interval = bootstrap_mean(values)
-    low, high = (interval.low, interval.high) if interval.known else (interval.mean, interval.mean)
-    numbers = (np.std(values), np.min(values), np.median(values), np.max(values))
-    std, least, median, greatest = map(float, numbers)
-    return {
-        "mean": interval.mean,
-        "low": low,
-        "high": high,
-        "std": std,
-        "min": least,
-        "median": median,
-        "max": greatest,
-    }
+def spaced(number: int) -> str:
+    """50000 -> "50 000"."""
+    return f"{number:,}".replace(",", " ")
 
 
-def table(result: Mapping[str, Any], out: Path) -> str:
-    """What a person reads."""
-    shown = {k: v for k, v in (("epsilon", result["epsilon"]),) if v}
-    facts = [f"{result['episodes']} episodes", f"seed {result['seed']}", *(f"{k} {v:g}" for k, v in shown.items())]
-    step = f"{result['step']:,}".replace(",", " ")
-    head = f"{result['algorithm']} on {result['environment']}, {result['checkpoint']} of step {step}: "
-    columns = ["", "mean", "95 % interval", "std", "min", "median", "max"]
-    rows = [columns]
-    for name in ("return", "length"):
-        d = result[name]
-        digits = 3 if max(abs(d["min"]), abs(d["max"])) < 10 else 1
-        numbers = [f"{d[key]:.{digits}f}" for key in ("mean", "low", "high", "std", "min", "median", "max")]
-        rows.append([name, numbers[0], f"[{numbers[1]}, {numbers[2]}]", *numbers[3:]])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines, the heading first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows]
-    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
-    text = "\n".join([head + ", ".join(facts), "", lines[0], rule, *lines[1:], ""])
-    return text + "".join(f"\nvideo: {out / each}" for each in result.get("videos", [])) + f"\neval: {out}/eval.json"
+    return [lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]]

@@ -82,6 +82,19 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(tmp_path: Path, monkeypatch:
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
 
 
+def test_a_run_that_reads_from_files_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.standard_normal((300, 6), np.float32))
+    np.save(tmp_path / "y.npy", rng.integers(0, 3, 300))
+    where = (f"data.source.inputs={tmp_path}/x.npy", f"data.source.targets={tmp_path}/y.npy")
+    options = (*SMALL, "data=arrays", *where)
+    train(tmp_path / "memory", *options)
+    train_stopped(monkeypatch, tmp_path / "files", 33, *options, "data.loader=workers")
+    memory, files = weights(tmp_path / "memory"), weights(tmp_path / "files")
+    assert all(torch.equal(memory[name], files[name]) for name in memory)
+    assert (tmp_path / "files" / "metrics.csv").read_bytes() == (tmp_path / "memory" / "metrics.csv").read_bytes()
+
+
 def test_the_number_of_updates_a_round_does_not_change_the_result(tmp_path: Path) -> None:
     for updates in (1, 20):
         train(tmp_path / str(updates), *SMALL, f"data.updates={updates}")

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import itertools
+import json
 import subprocess
 import sys
 import textwrap
@@ -12,8 +14,10 @@ import pytest
 from matplotlib.image import imread
 from tests.analysis.runs_factory import write_run, write_supervised_run
 
+from downpour.analysis.configurations import group
 from downpour.analysis.report import report
-from downpour.analysis.runs import FAILURE_FILE, find_runs
+from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
+from downpour.analysis.sensitivity import sensitivity, swept
 from downpour.analysis.statistics import Interval
 from downpour.analysis.table import interval, spaced
 from downpour.config import ConfigError
@@ -235,3 +239,23 @@ def test_a_single_run_has_no_sweep_report(tmp_path: Path) -> None:
     done = sweep_with_hydra(tmp_path, "bad=[0]")
     assert done.returncode == 1 and "configuration" not in done.stdout
     assert not (tmp_path / "run" / FAILURE_FILE).exists()
+
+
+def test_a_swept_number_gets_a_picture_of_its_own(tmp_path: Path) -> None:
+    for place, (kind, size, seed) in enumerate(itertools.product(("batch", "layer"), (1, 8, 64), (0, 1))):
+        overrides = [f"model.normalization={kind}", f"data.batch_size={size}", f"seed={seed}"]
+        write_supervised_run(tmp_path / str(place), seed=seed, overrides=overrides)
+    runs = find_runs(tmp_path)
+    configurations = group(map(RunDirectory, runs))
+    assert swept(configurations) == ("data.batch_size", "model.normalization")
+    assert swept(configurations[:3]) == ("data.batch_size", None) and swept(configurations[1::3]) is None
+    axes = sensitivity(configurations).axes[0]
+    assert axes.get_xscale() == "log" and [line.get_label() for line in axes.lines] == [
+        "normalization=batch",
+        "normalization=layer",
+    ]
+    assert axes.lines[0].get_xdata().tolist() == [1, 8, 64]
+    finals = [json.loads((run / "summary.json").read_text()) for run in runs]
+    assert len(finals) == 12 and np.isfinite(axes.lines[1].get_ydata()).all()
+    report(runs, tmp_path / "out")
+    assert (tmp_path / "out" / "sensitivity.png").stat().st_size > 1000

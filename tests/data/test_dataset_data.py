@@ -11,7 +11,7 @@ from downpour.config import ConfigError
 from downpour.data import DatasetData
 from downpour.data.augmentation import Augmentation
 from downpour.data.samples import Samples, as_images, split
-from downpour.data.sources import Digits, Regression, Sequence, Source, TwoMoons
+from downpour.data.sources import Arrays, Digits, Regression, Sequence, Source, TwoMoons
 from downpour.run import Run
 
 
@@ -183,3 +183,64 @@ def test_generated_data_is_what_it_says() -> None:
     moons = TwoMoons(noise=0.0).load()
     radius = np.hypot(*(moons.inputs - np.where(moons.targets[:, None] == 0, [0, 0], [1, 0.5])).T)
     assert np.allclose(radius, 1, atol=1e-5)
+
+
+def images(tmp_path: Path) -> Arrays:
+    """Images of bytes and ten classes, in two files."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 255, (60, 1, 5, 4), np.uint8))
+    np.save(tmp_path / "y.npy", rng.integers(0, 10, 60, np.uint8))
+    return Arrays(inputs=str(tmp_path / "x.npy"), targets=str(tmp_path / "y.npy"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_read_by_workers_are_those_in_memory(tmp_path: Path, workers: int) -> None:
+    run = Run(Path("unused"), 0, 40, 10, 0, rank=1, world_size=2)
+
+    def stream(loader: str) -> DatasetData:
+        options = {"batch_size": 4, "updates": 3, "augmentation": Augmentation(shift=1, noise=0.1)}
+        return DatasetData(run, source=images(tmp_path), loader=loader, workers=workers, **options)  # type: ignore[arg-type]
+
+    memory, files, half = stream("memory"), stream("workers"), stream("workers")
+    assert isinstance(files.samples.inputs, np.memmap) and files.samples.inputs.dtype == np.uint8
+    half.restore({"step": 10})
+    while not memory.finished:
+        for mine, theirs in zip(memory, files, strict=True):
+            assert mine.batch_size == theirs.batch_size and (mine == theirs).all()
+            if files.step == 13:
+                assert (next(iter(half)) == mine).all()
+    assert files.finished and half.step == 13
+    for mine, theirs in zip(memory.split("test"), files.split("test"), strict=True):
+        assert (mine == theirs).all() and len(mine) == 12
+
+
+def test_holes_are_filled_as_they_are_read() -> None:
+    class Holed(Numbered):
+        def load(self) -> Samples:
+            found = super().load()
+            found.inputs[::7, 0], found.holes = np.nan, True
+            return found
+
+    run = Run(Path("unused"), 0, 40, 10, 0)
+    for standardize in (True, False):
+        memory, files = (
+            DatasetData(run, source=Holed(), loader=loader, standardize=standardize)  # type: ignore[arg-type]
+            for loader in ("memory", "workers")
+        )
+        every = torch.arange(50)
+        assert torch.equal(memory.inputs[every], files.inputs[every]) and torch.isfinite(memory.inputs).all()
+
+
+def test_files_that_hold_no_arrays_are_named(tmp_path: Path) -> None:
+    source = images(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.source\.inputs=.*nowhere\.npy: cannot be read \(No such file"):
+        Arrays(inputs=str(tmp_path / "nowhere.npy"), targets=str(source.targets)).load()
+    source.inputs.write_text("words")
+    with pytest.raises(ConfigError, match=r"x\.npy: cannot be read \(not a \.npy file"):
+        source.load()
+    np.save(source.inputs, np.zeros(60))
+    with pytest.raises(ConfigError, match=r"x\.npy: holds no rows of numbers"):
+        source.load()
+    np.save(source.targets, np.zeros((60, 2)))
+    np.save(source.inputs, np.zeros((60, 3)))
+    assert source.load().classes is None and source.load().targets.shape == (60, 2)

@@ -60,11 +60,12 @@ def dress(figure: Figure, *, legend_title: str = "") -> None:
         axes.grid(True, color=GREY, alpha=0.22, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.tick_params(colors=INK, labelsize=9, length=3)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        if axes.get_xscale() == "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(short_number))
         if axes.get_yscale() == "linear":
             axes.yaxis.set_major_formatter(FuncFormatter(short_number))
-        if axes.has_data() and axes.dataLim.x1 > 0:
+        if axes.get_xscale() == "linear" and axes.has_data() and axes.dataLim.x1 > 0:
             axes.set_xlim(0, axes.dataLim.x1 * 1.015)
         for label, size in ((axes.title, 12), (axes.xaxis.label, 10), (axes.yaxis.label, 10)):
             label.set_color(INK)

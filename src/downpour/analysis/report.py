@@ -28,7 +28,7 @@ TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "curves"
 
 def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: bool = False) -> str:
     """Write table.md, table.csv and curves.png (and curves.pdf) on `runs` into `out`; returns what table.md
-    says.
+    says. Where a number was swept, sensitivity.png has the last values against it.
 
     Runs that failed are in no mean: they are listed with the reason, as are those that are not finished.
 
@@ -37,6 +37,7 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
     from downpour.analysis.curves import comparison
     from downpour.analysis.drawing import save
     from downpour.analysis.overestimation import measures_it, overestimation
+    from downpour.analysis.sensitivity import sensitivity, swept
 
     directories = [RunDirectory(Path(path)) for path in runs]
     configurations = group(run for run in directories if run.identified)
@@ -64,6 +65,8 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
             picture.unlink(missing_ok=True)  # of an earlier report: it would show what the table does not say
     if any(map(measures_it, configurations)):
         save(overestimation(configurations), out / "overestimation.png")
+    if counted and swept(configurations):
+        save(sensitivity(configurations, metric), out / "sensitivity.png")
     return text
 
 

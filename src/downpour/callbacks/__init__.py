@@ -6,6 +6,7 @@ from downpour.callbacks.evaluation import Evaluation
 from downpour.callbacks.overestimation import Overestimation
 from downpour.callbacks.progress import Progress
 from downpour.callbacks.recorder import Recorder
+from downpour.callbacks.samples import Samples
 from downpour.callbacks.validation import Validation
 from downpour.callbacks.value_distance import ValueDistance
 from downpour.callbacks.video import Video
@@ -17,6 +18,7 @@ __all__ = [
     "Overestimation",
     "Progress",
     "Recorder",
+    "Samples",
     "Validation",
     "ValueDistance",
     "Video",

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -12,15 +12,16 @@ from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
-from downpour.config import PositiveInt, Probability
+from downpour.config import NonNegativeInt, PositiveInt, Probability
 from downpour.data.augmentation import Augmentation
-from downpour.data.samples import CHUNK, Samples, split
+from downpour.data.loading import Mapped, read_ahead
+from downpour.data.samples import CHUNK, fit, split
 from downpour.data.sources import Source
 from downpour.run import Run
 
 
 class DatasetData(LightningDataModule):
-    """Rounds from a data set that lies in memory as it is, on the device where it fits.
+    """Rounds from a data set that lies in memory as it is, on the device where it fits; or in files that are read.
 
     The training rows are taken one random order after another, without a gap: batches are all of one size, and every
     rank takes its own part of each. The order of a pass, and the augmentation of a round, depend on the seed and the
@@ -51,6 +52,8 @@ class DatasetData(LightningDataModule):
         standardize: bool = True,
         augmentation: Augmentation | None = None,
         on_device: bool = True,
+        loader: Literal["memory", "workers"] = "memory",
+        workers: NonNegativeInt = 2,
     ):
         """
         Args:
@@ -63,6 +66,9 @@ class DatasetData(LightningDataModule):
                 or of each channel of an image.
             augmentation: random changes to the training rows, drawn anew each time.
             on_device: keep all of it on the device that computes; False sends each round there.
+            loader: `memory` reads all of it first; `workers` leaves it where the source has it and reads what each
+                round needs. The rounds are the same, bit for bit.
+            workers: processes that read; 0 reads in this one.
 
         Raises:
             ConfigError: a split would be empty, or a value cannot be learned from.
@@ -70,6 +76,7 @@ class DatasetData(LightningDataModule):
         super().__init__()
         self.run, self.batch_size, self.updates = run, batch_size, updates
         self.augmentation, self.on_device = augmentation, on_device
+        self.workers = workers if loader == "workers" else 0
         self.samples = source.load().check()
         seed = run.seed if split_seed is None else split_seed
         rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
@@ -77,32 +84,40 @@ class DatasetData(LightningDataModule):
         self.mean, self.scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         if standardize and source.standardizable:
             self.mean, self.scale = fit(self.samples, self.rows["train"])
-        self._prepare()
+        fill = self._fill()
+        self.inputs: Any = Mapped(self.samples.inputs, self.mean, self.scale, fill)
+        self.targets = torch.from_numpy(self.samples.targets)
+        if loader == "memory":
+            self._prepare(fill)
         self.spaces: dict[str, gym.Space] = {
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
         }
-        self.inputs, self.targets = torch.from_numpy(self.samples.inputs), torch.from_numpy(self.samples.targets)
         self.step = 0
         self.seconds = {"data": 0.0}
         self._end = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
-    def _prepare(self) -> None:
-        """Standardise in place, a block at a time, and fill holes with the mean."""
-        fill = self.mean
-        if self.samples.holes and not self.mean.any():
-            fill = fit(self.samples, self.rows["train"])[0]
+    def _fill(self) -> np.ndarray | None:
+        """What a hole is filled with, if there may be any: the mean of the training rows."""
+        if not self.samples.holes:
+            return None
+        return self.mean if self.mean.any() else fit(self.samples, self.rows["train"])[0]
+
+    def _prepare(self, fill: np.ndarray | None) -> None:
+        """Read all of it into memory and standardise it in place, a block at a time."""
+        self.samples.inputs = np.require(self.samples.inputs, np.float32, "W")
         for begin in range(0, len(self.samples.inputs), CHUNK):
             block = self.samples.inputs[begin : begin + CHUNK]
-            if self.samples.holes:
+            if fill is not None:
                 np.copyto(block, fill, where=np.isnan(block))
             np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
+        self.inputs = torch.from_numpy(self.samples.inputs)
 
     def setup(self, stage: str) -> None:
         """Move the data to where it will be read."""
         trainer: Any = self.trainer
-        if self.on_device and trainer is not None:
+        if self.on_device and trainer is not None and isinstance(self.inputs, Tensor):
             device = trainer.strategy.root_device
             self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
@@ -126,24 +141,33 @@ class DatasetData(LightningDataModule):
 
     def __iter__(self) -> Iterator[TensorDict]:
         self._end = end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        while self.step < end:
+        plan = [(first, min(self.updates, end - first)) for first in range(self.step, end, self.updates)]
+        rounds = self._fetch(self._taken(first, updates) for first, updates in plan)
+        for first, updates in plan:
             begin = time.perf_counter()
-            first, updates = self.step, min(self.updates, end - self.step)
+            batch = self._round(first, updates, *next(rounds))
             self.step += updates
-            batch = self._round(first, updates)
             self.seconds["data"] += time.perf_counter() - begin
             yield batch
 
-    def _round(self, first: int, updates: int) -> TensorDict:
-        """The batches of gradient steps `first` to `first + updates`: [updates, batch] of `input` and `target`."""
+    def _taken(self, first: int, updates: int) -> Tensor:
+        """Row numbers of this rank's batches of gradient steps `first` to `first + updates`."""
         size, ranks = self.batch_size, self.run.world_size
         index = self._index(first * size * ranks, updates * size * ranks)
-        index = index.view(updates, ranks, size)[:, self.run.rank].reshape(-1).to(self.inputs.device)
-        inputs, targets = self.inputs[index], self.targets[index]
+        return index.view(updates, ranks, size)[:, self.run.rank].reshape(-1)
+
+    def _fetch(self, numbers: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.workers:
+            return read_ahead(self.inputs, self.targets, numbers, self.workers)
+        device = self.inputs.device
+        return ((self.inputs[index], self.targets[index]) for index in (each.to(device) for each in numbers))
+
+    def _round(self, first: int, updates: int, inputs: Tensor, targets: Tensor) -> TensorDict:
+        """The batches of gradient steps `first` to `first + updates`: [updates, batch] of `input` and `target`."""
         if self.augmentation is not None:
             generator = torch.Generator().manual_seed(int(self.run.seed_sequence(8, first).generate_state(1)[0]))
             inputs = self.augmentation(inputs, generator)
-        shape = (updates, size)
+        shape = (updates, self.batch_size)
         parts = {"input": inputs.view(*shape, *inputs.shape[1:]), "target": targets.view(*shape, *targets.shape[1:])}
         return TensorDict(parts, batch_size=shape)
 
@@ -174,24 +198,3 @@ class DatasetData(LightningDataModule):
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `capture` returned."""
         self.step = state["step"]
-
-
-def fit(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the training rows, per column or per channel; 1 where nothing varies.
-
-    Returns:
-        Two float32 arrays that broadcast against `samples.inputs`.
-    """
-    axes = (0, 2, 3) if samples.is_image else tuple(range(samples.inputs.ndim - 1))
-    parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
-    # Sums without the holes; a column that is all holes has the mean 0.
-    count = sum(_sum(~np.isnan(samples.inputs[p]), axes) for p in parts)
-    mean = sum(_sum(samples.inputs[p], axes) for p in parts) / np.maximum(count, 1)
-    square = sum(_sum(np.square(samples.inputs[p] - mean), axes) for p in parts) / np.maximum(count, 1)
-    deviation = np.sqrt(square)
-    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
-    return mean.astype(np.float32)[0], np.where(constant, 1.0, deviation).astype(np.float32)[0]
-
-
-def _sum(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(np.nansum(values, axes, dtype=np.float64, keepdims=True))

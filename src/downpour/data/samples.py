@@ -1,5 +1,6 @@
-"""A data set in memory, and the checks it must pass before anything is trained on it."""
+"""A data set, and the checks it must pass before anything is trained on it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -132,3 +133,24 @@ def split(
             value = {"validation": validation, "test": test}.get(name, validation)
             raise ConfigError(key, value, f"the {name} split of {rows} rows is empty")
     return {name: np.sort(part) for name, part in parts.items()}
+
+
+def fit(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the training rows, per column or per channel; 1 where nothing varies.
+
+    Returns:
+        Two float32 arrays that broadcast against `samples.inputs`.
+    """
+    axes = (0, 2, 3) if samples.is_image else tuple(range(samples.inputs.ndim - 1))
+    parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
+    # Sums without the holes; a column that is all holes has the mean 0.
+    count = sum(_sum(~np.isnan(samples.inputs[p]), axes) for p in parts)
+    mean = sum(_sum(samples.inputs[p], axes) for p in parts) / np.maximum(count, 1)
+    square = sum(_sum(np.square(samples.inputs[p] - mean), axes) for p in parts) / np.maximum(count, 1)
+    deviation = np.sqrt(square)
+    constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
+    return mean.astype(np.float32)[0], np.where(constant, 1.0, deviation).astype(np.float32)[0]
+
+
+def _sum(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.nansum(values, axes, dtype=np.float64, keepdims=True))

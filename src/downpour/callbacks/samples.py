@@ -1,0 +1,39 @@
+"""A picture of what a generative model makes."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+
+from downpour.config import PositiveInt
+from downpour.run import Run
+
+
+class Samples(Callback):
+    """samples.png when the run ends: rows of the test split and as many samples, on the scale of the data."""
+
+    def __init__(self, run: Run, *, rows: PositiveInt = 64):
+        """
+        Args:
+            rows: how many of each; points in a plane are drawn twenty times as many.
+        """
+        self.run, self.rows = run, rows
+
+    @torch.no_grad()
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        from downpour.analysis.samples import side_by_side
+
+        data = trainer.datamodule
+        rows = self.rows if data.samples.is_image else 20 * self.rows
+        true = torch.cat([batch["input"] for batch in data.split("test")])[:rows]
+        pl_module.eval()
+        made = pl_module.sample(rows, torch.Generator().manual_seed(0))
+        pl_module.train()
+        path = self.run.directory / "samples.png"
+        true, made = (each.cpu().numpy() * data.scale + data.mean for each in (true, made))
+        side_by_side(true, made, path)
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_image"):  # Weights & Biases
+                logger.log_image("test/samples", [str(path)], step=data.step)
