@@ -220,7 +220,6 @@ def _pairs(statement: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
 def test_every_key_is_a_parameter(group: str, name: str) -> None:
     """Also where a constructor takes **kwargs, which the checks must let pass."""
     passed_on = {
-        "DDPStrategy": torch.nn.parallel.DistributedDataParallel,
         "FSDPStrategy": torch.distributed.fsdp.FullyShardedDataParallel,
     }
 

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,15 +15,10 @@ import pytest
 import torch
 import yaml
 from tests.commands import DOOR, SMALL, Commands, assert_same, rows
+from tests.ranks import free_port
 
 TWO = (*SMALL, "trainer=ddp_cpu")
 TESTS_FOUND = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}  # for the environments of tests.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def processes_of(folder: Path) -> list[int]:

@@ -31,6 +31,7 @@ from downpour.config import (
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
 from downpour.run import Run, process
+from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
 from downpour.transfer import prepare
@@ -94,7 +95,10 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     length = f"total_{data.step_name}"
     if settings.get(length) is None:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
-    build(groups["trainer"])  # says what this machine lacks
+    hardware: Hardware = build(groups["trainer"])  # says what this machine lacks
+    strategy = build_strategy(groups, hardware)
+    if isinstance(strategy, Parallelism):
+        strategy.check(algorithm, data, groups)
     return {**settings, **groups}
 
 
@@ -150,6 +154,13 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Alg
     )
 
 
+def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
+    """The strategy of a checked configuration; where none is named, one that fits the number of processes."""
+    if config["strategy"]:
+        return build_group(config, "strategy", hardware=hardware)
+    return DataParallel() if hardware.world_size > 1 else "auto"
+
+
 def build_optimizer(config: Mapping[str, Any], parameters: Any) -> Optimizer:
     """The optimizer of a checked configuration, its step size on the configuration's schedule."""
     optimizer = build_group(config, "optimizer", params=parameters)
@@ -176,6 +187,7 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
     hardware: Hardware = build(config["trainer"])
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
+    strategy = build_strategy(config, hardware)
     run = Run(
         directory=directory,
         seed=config["seed"],
@@ -184,14 +196,16 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
         eval_episodes=config.get("eval_episodes") or 0,
         rank=rank,
         world_size=world_size or 1,
+        ranks_per_replica=getattr(strategy, "ranks_per_replica", 1),
     )
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)
+    if isinstance(strategy, Parallelism):
+        strategy.prepare(algorithm)
     callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
     callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # saves what the others know by then
     loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
-    strategy = build_group(config, "strategy") if config["strategy"] else "auto"
     trainer = make_trainer(hardware, run, strategy, callbacks, loggers, config["debug"]["detect_anomaly"])
     checkpoint = find_checkpoint(directory, algorithm) if config["resume"] else None
     with recorded(trainer, algorithm, data, run):

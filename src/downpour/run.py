@@ -18,6 +18,7 @@ class Run:
         eval_every: the same steps between two evaluations; an epoch of the trainer.
         eval_episodes: episodes of one evaluation.
         rank, world_size: this process among those of the run.
+        ranks_per_replica: neighbouring ranks that hold one copy of the weights between them, and see the same.
     """
 
     directory: Path
@@ -27,14 +28,30 @@ class Run:
     eval_episodes: int
     rank: int = 0
     world_size: int = 1
+    ranks_per_replica: int = 1
+
+    @property
+    def replica(self) -> int:
+        """The number of this rank's copy of the weights."""
+        return self.rank // self.ranks_per_replica
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the weights, each with experience of its own."""
+        return self.world_size // self.ranks_per_replica
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this rank records what its copy of the weights has seen."""
+        return self.rank % self.ranks_per_replica == 0
 
     def rng(self, *purpose: int) -> np.random.Generator:
         """A generator of this rank's own; `purpose` keeps streams of one rank apart."""
         return np.random.default_rng(self.seed_sequence(*purpose))
 
     def seed_sequence(self, *purpose: int) -> np.random.SeedSequence:
-        """Draws of rank r follow `seed + r`, so that ranks differ and 0 is a seed like any other."""
-        return np.random.SeedSequence([self.seed + self.rank, *purpose])
+        """Draws of replica r follow `seed + r`, so that replicas differ and 0 is a seed like any other."""
+        return np.random.SeedSequence([self.seed + self.replica, *purpose])
 
 
 def process() -> tuple[int, int | None]:

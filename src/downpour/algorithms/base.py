@@ -94,7 +94,8 @@ class Algorithm(LightningModule):
         self.manual_backward(loss)
         if self.gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            self.latest["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, self.gradient_clip)
+            clip = getattr(self.trainer.strategy, "clip_gradients", nn.utils.clip_grad_norm_)
+            self.latest["gradient_norm"] = clip(parameters, self.gradient_clip)
         optimizer.step()
 
     def on_train_epoch_end(self) -> None:

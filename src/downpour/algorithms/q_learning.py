@@ -158,6 +158,7 @@ class QLearning(Algorithm):
         new.index_put_((state, action), counted, accumulate=True)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(new)
+            new /= getattr(self.trainer.strategy, "ranks_per_replica", 1)
         self.visits += new
         return counted / self.visits[state, action].clamp(min=1)
 

@@ -24,6 +24,7 @@ from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
+from downpour.strategies import Parallelism
 
 __all__ = ["Checkpoint", "Stopped", "newest_whole", "read"]
 
@@ -124,6 +125,8 @@ class Checkpoint(Callback):
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
         mine = {"stream": data.capture(), "algorithm": pl_module.capture(), "generators": capture_generators()}
+        if isinstance(trainer.strategy, Parallelism):
+            mine["strategy"] = trainer.strategy.capture()
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
         checkpoint["ranks"] = gather([mine])
@@ -137,7 +140,7 @@ class Checkpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         saved = len(checkpoint["ranks"])
-        if saved != self.run.world_size:
+        if saved != self.run.world_size and not trainer.datamodule.any_ranks:
             advice = f"the run was trained by {saved} process(es); resume it with as many"
             raise ConfigError("trainer", f"{self.run.world_size} process(es)", advice)
         self._loaded = checkpoint
@@ -150,8 +153,9 @@ class Checkpoint(Callback):
         if self._loaded is None:
             return
         checkpoint, self._loaded = self._loaded, None
-        mine = checkpoint["ranks"][self.run.rank]
-        data = trainer.datamodule
+        ranks, data = checkpoint["ranks"], trainer.datamodule
+        as_many = len(ranks) == self.run.world_size
+        mine = ranks[self.run.rank if as_many else 0]
         try:
             data.restore(mine["stream"])
         except (FileNotFoundError, EOFError) as error:
@@ -162,6 +166,9 @@ class Checkpoint(Callback):
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])
         trainer.callback_metrics.update({name: torch.tensor(v) for name, v in checkpoint["metrics"].items()})
-        restore_generators(mine["generators"])
+        if as_many:  # other ranks draw anew
+            restore_generators(mine["generators"])
+            if isinstance(trainer.strategy, Parallelism) and "strategy" in mine:
+                trainer.strategy.restore(mine["strategy"])
         self._saved_step = data.step
         trainer.should_stop = data.finished

@@ -33,15 +33,16 @@ class Validation(Callback):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, data.step)
-        if over and self.picture and trainer.is_global_zero and getattr(pl_module, "classes", None):
-            self._draw(trainer, pl_module, data)
+        if over and self.picture and getattr(pl_module, "classes", None):
+            outputs, targets = pl_module.predict(data.split("test"))
+            if trainer.is_global_zero:
+                self._draw(trainer, pl_module, data, outputs, targets)
 
-    def _draw(self, trainer: Any, algorithm: Any, data: Any) -> None:
+    def _draw(self, trainer: Any, algorithm: Any, data: Any, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         from downpour.analysis.confusion import confusion_matrix
         from downpour.scores import confusion
 
         path = self.run.directory / "confusion.png"
-        outputs, targets = algorithm.predict(data.split("test"))
         counts = confusion(outputs, targets, algorithm.classes)
         confusion_matrix(counts.cpu().numpy(), data.samples.classes, path)
         for logger in trainer.loggers:

@@ -66,7 +66,7 @@ class Collector:
     @property
     def env_steps(self) -> int:
         """Environment steps so far over all ranks; the reset a vector environment makes in between counts as one."""
-        return self.vector_steps * self.num_envs * self.run.world_size
+        return self.vector_steps * self.num_envs * self.run.replicas
 
     def start(self) -> TensorDict:
         """Reset every environment; unfinished episodes are dropped. Returns rows [1, num_envs]."""
@@ -128,7 +128,7 @@ class Collector:
         self.finished += done
         if done.any():
             for e in np.flatnonzero(done):
-                environment = self.run.rank * self.num_envs + int(e)
+                environment = self.run.replica * self.num_envs + int(e)
                 self.episodes.append(Episode(self.env_steps, float(self._return[e]), int(self._length[e]), environment))
             self._return[done] = 0
             self._length[done] = 0

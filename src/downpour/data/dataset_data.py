@@ -31,6 +31,7 @@ class DatasetData(LightningDataModule):
         spaces: what the algorithm is built from.
         step_name: what `step` counts.
         stream: name of the kind of rounds; an algorithm lists those it learns from.
+        any_ranks: another number of ranks may go on from what one has saved.
         samples: the data set.
         rows: row numbers of each split.
         step: gradient steps handed out.
@@ -38,6 +39,7 @@ class DatasetData(LightningDataModule):
 
     step_name = "gradient_steps"
     stream = "dataset"
+    any_ranks = True
 
     def __init__(
         self,
@@ -151,10 +153,10 @@ class DatasetData(LightningDataModule):
             yield batch
 
     def _taken(self, first: int, updates: int) -> Tensor:
-        """Row numbers of this rank's batches of gradient steps `first` to `first + updates`."""
-        size, ranks = self.batch_size, self.run.world_size
-        index = self._index(first * size * ranks, updates * size * ranks)
-        return index.view(updates, ranks, size)[:, self.run.rank].reshape(-1)
+        """Row numbers of this replica's batches of gradient steps `first` to `first + updates`."""
+        size, replicas = self.batch_size, self.run.replicas
+        index = self._index(first * size * replicas, updates * size * replicas)
+        return index.view(updates, replicas, size)[:, self.run.replica].reshape(-1)
 
     def _fetch(self, numbers: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         if self.workers:

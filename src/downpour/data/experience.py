@@ -27,11 +27,13 @@ class Experience(LightningDataModule):
         spaces: what the algorithm is built from.
         step_name: what `step` counts.
         stream: name of the kind of rounds; an algorithm lists those it learns from.
+        any_ranks: another number of ranks may go on from what one has saved.
         seconds: time spent so far, by what.
     """
 
     step_name = "env_steps"
     stream = ""
+    any_ranks = False
 
     def __init__(self, environment: Environment, run: Run, *, num_envs: int, round_steps: int):
         """
@@ -72,7 +74,7 @@ class Experience(LightningDataModule):
 
     def __len__(self) -> int:
         """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
-        round_size = self.num_envs * self.round_steps * self.run.world_size
+        round_size = self.num_envs * self.round_steps * self.run.replicas
         return math.ceil(self.run.eval_every / round_size)
 
     def __iter__(self) -> Iterator[TensorDict]:

@@ -25,6 +25,7 @@ class ModelData(LightningDataModule):
 
     step_name = "gradient_steps"
     stream = "model"
+    any_ranks = False
 
     def __init__(self, environment: Environment, run: Run):
         """
