@@ -16,6 +16,7 @@ STUDIES = {
     "cleanrl-cartpole": ["experiment=cleanrl_dqn"],
     "cleanrl-acrobot": ["experiment=cleanrl_dqn", "env=acrobot"],
     "zoo-cartpole": ["experiment=zoo_cartpole"],
+    "double-dqn-cartpole": ["experiment=double_dqn_cartpole", "eval_episodes=100"],
 }
 
 
