@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
+from tests.training import resumes_exactly
 from tests.worlds import Guess, Scripted, a_run, attach, scripted
 
 from downpour.config import ConfigError
@@ -31,6 +32,7 @@ def script(*lengths: int, terminates: bool = True) -> Any:
     return SimpleNamespace(
         observation_space=one.observation_space,
         action_space=one.action_space,
+        stack=1,
         vector=lambda num_envs: scripted(*[lengths] * num_envs, terminates=[terminates] * len(lengths)),
     )
 
@@ -330,3 +332,40 @@ def test_no_n_step_window_reaches_into_the_world_after(tmp_path: Path, replay: b
     assert ends_early.any()
     assert (end[ends_early] == torch.tensor([0, 4])).all()  # the newest row when the world was started anew
     torch.testing.assert_close(batches["discount"], 0.9 ** (end[:, 1] - start[:, 1]))
+
+
+# The world turns while the learner learns
+
+
+def test_overlap_is_the_same_whoever_steps(tmp_path: Path) -> None:
+    """Environments in other processes go on meanwhile, those of this one do not: the rounds are equal, bit for bit."""
+    rounds = []
+    for vectorization in ("sync", "async"):
+        world = Gymnasium(id="CartPole-v1", vectorization=vectorization)  # type: ignore[arg-type]
+        data = stream(tmp_path / vectorization, world, run={"total_steps": 240}, overlap=True)
+        rounds.append(everything(data))
+        data.teardown("fit")
+        data.collector.environments.close()
+    for one, two in zip(*rounds, strict=True):
+        for name in sorted(one.keys()):
+            assert torch.equal(one[name], two[name]), name
+
+
+def test_overlap_chooses_before_the_gradient_steps(tmp_path: Path) -> None:
+    """What the learner does between two rounds changes the second action of the next, not the first."""
+    data = stream(tmp_path, script(50), overlap=True, num_envs=1, round_steps=3, n_step=1)
+    policy = data.trainer.lightning_module
+    policy.chosen = 0
+    policy.act = lambda observation, *_, **__: np.full(len(observation), policy.chosen)
+    rounds = iter(data)
+    next(rounds)
+    policy.chosen = 1
+    next(rounds)
+    assert data.memory.field("action")[1:7].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_overlap_resumes_exactly(tmp_path: Path, vectorization: str) -> None:
+    """A step that is under way at a checkpoint is done again or, where the worlds start anew, never was."""
+    options = ("algo=dqn", "data.overlap=true", f"env.vectorization={vectorization}", "data.warmup=100")
+    resumes_exactly(tmp_path, *options, "model.hidden=[8]", "data.updates=2", steps=400)

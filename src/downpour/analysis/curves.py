@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 WINDOW = 100  # episodes in the moving mean
 MOST_DOTS = 5_000
 MOST_CURVES = 10
-ENVIRONMENT_KEYS = ("env", "env.id", "data")
+ENVIRONMENT_KEYS = ("env", "env.id", "env.game", "data")
 BAND_RESAMPLES = 2_000
 
 

@@ -171,7 +171,7 @@ class RunDirectory:
         if self.axis == "gradient_steps" and "data" in self.choices:
             return self.choices["data"]
         env = self.config.get("env")
-        name = env.get("id") if isinstance(env, dict) else None
+        name = env.get("id", env.get("game")) if isinstance(env, dict) else None
         return str(name or self.choices.get("env") or self.choices.get("data", "unknown environment"))
 
     @property

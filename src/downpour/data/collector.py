@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from tensordict import TensorDict
 from torch import Tensor
 
+from downpour.environments.split import halves
 from downpour.environments.state import freeze_environments, thaw_environments
 from downpour.run import Run
 
@@ -37,12 +38,21 @@ class Collector:
     rows of an environment are a transition, unless the later one is `first`. The true last observation of an episode
     is a row like any other (NEXT_STEP autoreset), so a truncated episode needs nothing special.
 
+    A world may tell in its information what is to be learned from instead of what happened (`learned_reward`,
+    `learned_terminated`: Atari's clipped rewards and lost lives): rows hold that, episodes what happened.
+
     Attributes:
         finished: episodes that each environment has ended since the last reset of all of them.
     """
 
-    def __init__(self, environments: VectorEnv, run: Run):
-        self.environments, self.run = environments, run
+    def __init__(self, environments: VectorEnv, run: Run, *, stack: int = 1):
+        """
+        Args:
+            stack: observations are so many frames (see `Environment`), and rows hold the newest only.
+        """
+        self.environments, self.run, self.stack = environments, run, stack
+        self._halves = halves(environments)
+        self._begun: np.ndarray | None = None  # the actions of a step that is under way
         self.num_envs = environments.num_envs
         self.vector_steps = 0
         self.episodes: list[Episode] = []
@@ -73,11 +83,18 @@ class Collector:
         self._restarts += 1
         self._reset()
         rows = self.blank(1)
-        rows["observation"][0] = self._observation
+        rows["observation"][0] = self._kept(self._observation)
         rows["first"][0] = True
         return _tensors(rows)
 
+    def abandon(self) -> None:
+        """Let a step that is under way come to its end, and forget it."""
+        if self._begun is not None and self._halves is not None:
+            self._halves[1]()
+        self._begun = None
+
     def _reset(self) -> None:
+        self.abandon()
         seed = int(self.run.seed_sequence(1, self._restarts).generate_state(1)[0])
         # Environment i takes seed + i, or all draw from one generator.
         observation, _ = self.environments.reset(seed=seed)
@@ -103,22 +120,37 @@ class Collector:
         rows = self.blank(steps)
         for t in range(steps):
             begin = time.perf_counter()
-            action = act(torch.from_numpy(self._observation))
+            begun, self._begun = self._begun, None
+            action = act(torch.from_numpy(self._observation)) if begun is None else begun
             acted = time.perf_counter()
-            observation, reward, terminated, truncated, _ = self.environments.step(action)
-            rows["observation"][t] = observation
+            taken = begun is not None and self._halves is not None
+            result = self._halves[1]() if taken and self._halves else self.environments.step(action)
+            observation, reward, terminated, truncated, info = result
+            rows["observation"][t] = self._kept(observation)
             rows["action"][t] = action
-            rows["reward"][t] = reward
-            rows["terminated"][t] = terminated
+            rows["reward"][t] = info.get("learned_reward", reward)
+            rows["terminated"][t] = info.get("learned_terminated", terminated)
             rows["truncated"][t] = truncated
             rows["first"][t] = self._done
-            self._observation = rows["observation"][t]
+            self._observation = rows["observation"][t] if self.stack == 1 else np.array(observation)
             self._account(reward, np.logical_or(terminated, truncated))
             self.seconds["acting"] += acted - begin
             self.seconds["environment"] += time.perf_counter() - acted
             if until is not None and until():
                 return _tensors({name: values[: t + 1] for name, values in rows.items()})
         return _tensors(rows)
+
+    def begin(self, act: Act) -> None:
+        """Choose the next action already; a world that can goes on with it until the next `collect`."""
+        before = time.perf_counter()
+        self._begun = act(torch.from_numpy(self._observation))
+        if self._halves is not None:
+            self._halves[0](self._begun)
+        self.seconds["acting"] += time.perf_counter() - before
+
+    def _kept(self, observation: Any) -> Any:
+        """What a row holds of observations [num_envs, ...]."""
+        return observation if self.stack == 1 else observation[:, -1]
 
     def _account(self, reward: np.ndarray, done: np.ndarray) -> None:
         self.vector_steps += 1
@@ -136,8 +168,9 @@ class Collector:
     def blank(self, steps: int) -> dict[str, np.ndarray]:
         """Rows [steps, num_envs] to be filled in."""
         shape = (steps, self.num_envs)
+        observed = self.environments.single_observation_space.shape or ()
         return {
-            "observation": np.empty(shape + (self.environments.single_observation_space.shape or ()), self._dtype),
+            "observation": np.empty(shape + (observed if self.stack == 1 else observed[1:]), self._dtype),
             "action": np.zeros((*shape, *self._action_shape), self._action_dtype),
             "reward": np.zeros(shape, np.float32),
             "terminated": np.zeros(shape, bool),
@@ -162,6 +195,7 @@ class Collector:
             "environments": None if frozen is None else torch.frombuffer(bytearray(frozen), dtype=torch.uint8),
             **self.counters(),
             "observation": torch.from_numpy(np.array(self._observation)),
+            "begun": None if self._begun is None else torch.from_numpy(self._begun.copy()),
             "done": torch.from_numpy(self._done.copy()),
             "return": torch.from_numpy(self._return.copy()),
             "length": torch.from_numpy(self._length.copy()),
@@ -176,6 +210,8 @@ class Collector:
             return
         thaw_environments(self.environments, state["environments"].numpy().tobytes())
         self._observation = state["observation"].numpy()
+        begun = state.get("begun")
+        self._begun = None if begun is None else begun.numpy()
         self._done = state["done"].numpy()
         self._return = state["return"].numpy().copy()  # these are changed in place
         self._length = state["length"].numpy().copy()

@@ -35,11 +35,12 @@ class Experience(LightningDataModule):
     stream = ""
     any_ranks = False
 
-    def __init__(self, environment: Environment, run: Run, *, num_envs: int, round_steps: int):
+    def __init__(self, environment: Environment, run: Run, *, num_envs: int, round_steps: int, stack: int = 1):
         """
         Args:
             num_envs: environments stepped together, on each rank.
             round_steps: fewest steps of each environment in a round.
+            stack: of so many frames that an observation is made of, rows hold the newest only.
         """
         super().__init__()
         self.run, self.num_envs, self.round_steps = run, num_envs, round_steps
@@ -48,7 +49,7 @@ class Experience(LightningDataModule):
             "action_space": environment.action_space,
         }
         self.rng = run.rng(3)
-        self.collector = Collector(environment.vector(num_envs), run)
+        self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
         self._started = False
         self._end = 0
@@ -100,6 +101,10 @@ class Experience(LightningDataModule):
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
         """A round that is where it is needed is not copied piece by piece."""
         return batch if device.type == "cpu" else batch.to(device)
+
+    def teardown(self, stage: str) -> None:
+        """The environments must be at rest when they are let go of."""
+        self.collector.abandon()
 
     def take_episodes(self) -> list[Episode]:
         """Training episodes of this rank that ended since the last call."""

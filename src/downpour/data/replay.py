@@ -34,6 +34,7 @@ class Replay:
         gamma: float,
         n_step: int = 1,
         alpha: float | None = None,
+        stack: int = 1,
         directory: Path | None = None,
     ):
         """
@@ -43,9 +44,10 @@ class Replay:
             generator: every draw comes from it.
             gamma: discount, for returns over `n_step` steps.
             alpha: exponent of prioritized sampling (Schaul et al. 2016, eq. 1); None samples uniformly.
+            stack: frames that an observation is made of; a row holds the newest, zeros stand before an episode's first.
             directory: keep the ring in memory-mapped files there; None keeps it in memory.
         """
-        self.num_envs, self.gamma, self.n_step, self.alpha = num_envs, gamma, n_step, alpha
+        self.num_envs, self.gamma, self.n_step, self.alpha, self.stack = num_envs, gamma, n_step, alpha, stack
         self.capacity = math.ceil(capacity / num_envs) * num_envs
         self.count = 0  # rows ever written
         self.generator = generator
@@ -113,19 +115,23 @@ class Replay:
         newest = self.count // self.num_envs - 1
         age = (newest - index // self.num_envs) % steps
         kept = min(newest + 1, steps)
-        return ~self.field("first")[index] & (age >= self.n_step - 1) & (age < kept - 1)
+        return ~self.field("first")[index] & (age >= self.n_step - 1) & (age < kept - self._reach)
+
+    @property
+    def _reach(self) -> int:
+        """Oldest steps in the ring that end no transition: the frames before them are gone, or there were none."""
+        return self.stack if self.count > self.capacity else 1
 
     def incomplete(self) -> Tensor:
         """Rows that end no transition because what is before or after them is not in the ring."""
         oldest = max(0, self.count - self.capacity)
         newest = self.count - min(self.count, (self.n_step - 1) * self.num_envs)
-        rows = torch.cat([torch.arange(oldest, oldest + self.num_envs), torch.arange(newest, self.count)])
+        reached = min(oldest + self.num_envs * self._reach, self.count)
+        rows = torch.cat([torch.arange(oldest, reached), torch.arange(newest, self.count)])
         return rows % self.capacity
 
     def transitions(self, index: Tensor) -> TensorDict:
         """The transitions that end their first step at these rows; see `sample`."""
-        observation = self.field("observation")
-        before = (index - self.num_envs) % self.capacity
         reward = self.field("reward")[index]
         terminated = self.field("terminated")[index]
         discount = torch.full_like(reward, self.gamma)
@@ -139,17 +145,40 @@ class Replay:
                 discount = torch.where(alive, discount * self.gamma, discount)
                 alive = alive & ~(self.field("terminated")[last] | self.field("truncated")[last])
             terminated = self.field("terminated")[last]
+        observation, following = self._pairs(index, last)
         return TensorDict(
             {
-                "observation": observation[before],
+                "observation": observation,
                 "action": self.field("action")[index],
                 "reward": reward,
-                "next_observation": observation[last],
+                "next_observation": following,
                 "terminated": terminated,
                 "discount": discount,
             },
             batch_size=index.shape,
         )
+
+    def _pairs(self, index: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """The observations before the rows `index` and at the rows `last`: [batch, ...] each."""
+        before = (index - self.num_envs) % self.capacity
+        if self.stack == 1:
+            return self.field("observation")[before], self.field("observation")[last]
+        if self.n_step > 1:
+            return self.frames(before, self.stack), self.frames(last, self.stack)
+        both = self.frames(index, self.stack + 1)  # they share all frames but one
+        return both[:, :-1], both[:, 1:]
+
+    def frames(self, index: Tensor, depth: int) -> Tensor:
+        """The newest `depth` frames at these rows, oldest first: [batch, depth, ...]; 0 before an episode's first."""
+        back = torch.arange(depth - 1, -1, -1) * self.num_envs
+        rows = (index.unsqueeze(-1) - back) % self.capacity
+        first = self.field("first")[rows].long()
+        ring = self.field("observation")
+        frames = ring.index_select(0, rows.flatten()).view(*rows.shape, *ring.shape[1:])
+        gone = first.sum(-1, keepdim=True) > first.cumsum(-1)  # an episode began later
+        if gone.any():
+            frames[gone] = 0
+        return frames
 
     def update_priority(self, index: Tensor, td_error: Tensor) -> None:
         """Proportional priorities |delta| (Schaul et al. 2016, section 3.3)."""
@@ -167,11 +196,12 @@ class Replay:
     def capture(self, journal: Journal, saved: int) -> dict[str, Any]:
         """Write the rows from number `saved` on to the journal; return the rest of the state as plain data."""
         first = max(saved, self.count - self.capacity)
-        block = self.buffer.storage._storage[torch.arange(first, self.count) % self.capacity]
-        rows = np.empty(self.count - first, journal.dtype)
-        for name in journal.dtype.names or ():
-            rows[name] = block[name].numpy()
-        journal.write(first, rows)
+        for begin in range(first, self.count, self._piece):
+            piece = torch.arange(begin, min(begin + self._piece, self.count)) % self.capacity
+            rows = np.empty(len(piece), journal.dtype)
+            for name in journal.dtype.names or ():
+                rows[name] = self.field(name)[piece].numpy()
+            journal.write(begin, rows)
         state: dict[str, Any] = {"count": self.count, "generator": self.generator.get_state()}
         if self.alpha is not None:
             state["priorities"] = self.buffer.sampler.state_dict()
@@ -181,13 +211,17 @@ class Replay:
         """Become the ring that `capture` saw."""
         count = state["count"]
         first = max(0, count - self.capacity)
-        rows = np.roll(journal.read(first, count), first % self.capacity, axis=0)
-        block = TensorDict(
-            {n: torch.from_numpy(rows[n].copy()) for n in rows.dtype.names or ()}, batch_size=[len(rows)]
-        )
-        self.buffer.extend(block)
-        self.buffer.writer.load_state_dict({"_cursor": count % self.capacity, "_write_count": count})
+        self.buffer.writer.load_state_dict({"_cursor": first % self.capacity, "_write_count": first})
+        for begin in range(first, count, self._piece):
+            rows = journal.read(begin, min(begin + self._piece, count))
+            columns = {name: torch.from_numpy(rows[name].copy()) for name in rows.dtype.names or ()}
+            self.buffer.extend(TensorDict(columns, batch_size=[len(rows)]))
         self.count = count
         self.generator.set_state(state["generator"])
         if self.alpha is not None:
             self.buffer.sampler.load_state_dict(state["priorities"])
+
+    @property
+    def _piece(self) -> int:
+        """Rows that are copied at once: a ring of pixels must not be in memory twice."""
+        return max(1, min(self.capacity, 4096))

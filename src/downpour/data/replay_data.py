@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
+from downpour.data.memory import check_room
 from downpour.data.replay import Replay
 from downpour.environments import Environment
 from downpour.run import Run
@@ -39,6 +40,7 @@ class ReplayData(Experience):
         n_step: PositiveInt = 1,
         priority_exponent: PositiveFloat | None = None,
         importance_exponent: Probability = 0.4,
+        overlap: bool = False,
     ):
         """
         Args:
@@ -54,25 +56,35 @@ class ReplayData(Experience):
             n_step: rewards summed before the bootstrap.
             priority_exponent: alpha of prioritized replay; null draws uniformly.
             importance_exponent: beta at the start of the run; it rises to 1 at its end.
+            overlap: choose the first action of a round before the gradient steps of the one before it, and let the
+                environments go on with it meanwhile (those that can: Atari's, and `env.vectorization=async`).
+
+        Raises:
+            ConfigError: switches that exclude each other, or a ring that will not fit.
         """
-        super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
+        stack = environment.stack
+        super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps, stack=stack)
         if priority_exponent is not None and not replay:
             raise ConfigError("data.priority_exponent", priority_exponent, "needs data.replay=true")
         self.updates, self.batch_size, self.replays, self.beta = updates, batch_size, replay, importance_exponent
         self.warmup = warmup if replay else 0
-        self.n_step = n_step
-        steps = capacity if replay else (round_steps + n_step + 1) * num_envs
-        if replay and capacity < (n_step + 2) * num_envs:
-            raise ConfigError("data.capacity", capacity, f"holds no transition; at least {(n_step + 2) * num_envs}")
+        self.n_step, self.overlap = n_step, overlap
+        least = (n_step + 1 + stack) * num_envs
+        rows = capacity if replay else least + round_steps * num_envs
+        if rows < least:
+            raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
+        directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
+        check_room(rows, self.collector.row_dtype.itemsize, directory)
         generator = torch.Generator().manual_seed(int(run.seed_sequence(2).generate_state(1)[0]))
         self.memory = Replay(
-            steps,
+            rows,
             num_envs,
             generator,
             gamma=gamma,
             n_step=n_step,
             alpha=priority_exponent,
-            directory=run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None,
+            stack=stack,
+            directory=directory,
         )
         self.seconds["replay"] = 0.0
         self._journal_from = self._journal_previous = 0
@@ -85,6 +97,8 @@ class ReplayData(Experience):
     def _next_round(self) -> TensorDict:
         self._learn_priorities()
         self.memory.extend(self.collector.collect(self.round_steps, self._act))
+        if self.overlap:
+            self.collector.begin(self._act)
         begin = time.perf_counter()
         if not self.replays:
             complete = self.memory.count // self.num_envs - self.n_step

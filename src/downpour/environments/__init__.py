@@ -2,6 +2,7 @@
 
 from gymnasium import register
 
+from downpour.environments.atari import Atari
 from downpour.environments.base import Environment
 from downpour.environments.gymnasium import Gymnasium
 from downpour.environments.minatar import MinAtar
@@ -10,4 +11,4 @@ register("downpour/ContextualBandit-v0", "downpour.environments.bandits:Contextu
 register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
 register("downpour/RandomWalk-v0", "downpour.environments.random_walk:RandomWalk")
 
-__all__ = ["Environment", "Gymnasium", "MinAtar"]
+__all__ = ["Atari", "Environment", "Gymnasium", "MinAtar"]

@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 
 from downpour.config import PositiveInt, Probability
 from downpour.environments.base import Environment, needs_extra, pick_game
+from downpour.environments.single import Single
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 CELL = 16  # pixels of a film
@@ -57,7 +58,7 @@ class MinAtar(Environment):
         return Game(self.game, self.sticky, self.ramping)
 
     def single(self, render_mode: str | None = None) -> gym.Env:
-        return Single(self.vector(1), render_mode)
+        return Single(self.vector(1), draw, render_mode)
 
     def vector(self, num_envs: int) -> "Games":
         return Games([self.play() for _ in range(num_envs)], self)
@@ -105,29 +106,10 @@ class Games(VectorEnv):
         return np.stack([game.env.state().transpose(2, 0, 1) for game in self.games])
 
 
-class Single(gym.Env):
-    """A vector of one as an ordinary environment, drawn in colours."""
-
-    def __init__(self, vector: Games, render_mode: str | None):
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
-        self.vector, self.render_mode = vector, render_mode
-        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
-        self._cells = np.zeros(self.observation_space.shape or (), bool)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._cells = self.vector.reset(seed=seed)[0][0]
-        return self._cells, {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, _ = self.vector.step(np.array([action]))
-        self._cells = observation[0]
-        return self._cells, float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
-
-    def render(self) -> Any:
-        """A frame [160, 160, 3] of bytes; of things in one cell the last channel is seen."""
-        numbers = np.arange(1, len(self._cells) + 1)[:, None, None]
-        hue = (self._cells * numbers).max(0) * (2 * np.pi / (len(self._cells) + 1))
-        colour = 128 + 127 * np.cos(hue[..., None] - np.array([0, 2, 4]) * np.pi / 3)
-        cells = (colour * np.any(self._cells, axis=0, keepdims=True)[0][..., None]).astype(np.uint8)
-        return np.kron(cells, np.ones((CELL, CELL, 1), np.uint8))
+def draw(cells: np.ndarray) -> np.ndarray:
+    """A picture [160, 160, 3] of bits [channels, 10, 10]; of things in one cell the last channel is seen."""
+    numbers = np.arange(1, len(cells) + 1)[:, None, None]
+    hue = (cells * numbers).max(0) * (2 * np.pi / (len(cells) + 1))
+    seen = cells.max(0)[..., None]
+    colour = 128 + 127 * np.cos(hue[..., None] - np.array([0, 2, 4]) * np.pi / 3)
+    return np.kron((colour * seen).astype(np.uint8), np.ones((CELL, CELL, 1), np.uint8))

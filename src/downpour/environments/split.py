@@ -1,0 +1,20 @@
+"""Steps in two halves, so that worlds turn while something else is done."""
+
+from collections.abc import Callable
+from typing import Any
+
+from gymnasium.vector import AsyncVectorEnv, VectorActionWrapper, VectorEnv
+
+
+def halves(environments: VectorEnv) -> tuple[Callable[[Any], Any], Callable[[], Any]] | None:
+    """(begin a step with actions, take its results); None where a step is one piece."""
+    inner: Any = environments.unwrapped
+    if isinstance(inner, AsyncVectorEnv):
+        send, receive = inner.step_async, inner.step_wait
+    elif hasattr(inner, "send"):
+        send, receive = inner.send, inner.recv
+    else:
+        return None
+    if isinstance(environments, VectorActionWrapper):
+        return lambda actions: send(environments.actions(actions)), receive
+    return send, receive
