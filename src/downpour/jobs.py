@@ -66,10 +66,14 @@ def run(
 
 
 def finish(directory: Path) -> None:
-    """Draw the learning curve; a picture that cannot be drawn must not fail a run that has ended well."""
+    """Draw the learning curve and what else there is to see; a picture must not fail a run that has ended well."""
+    from downpour.analysis.configurations import group
     from downpour.analysis.curves import learning_curve
+    from downpour.analysis.extras import draw_extras
+    from downpour.analysis.runs import RunDirectory
 
     try:
         learning_curve(directory)
+        draw_extras(group([RunDirectory(directory)]), directory)
     except Exception as error:
-        log.warning("curve.png could not be drawn: %s", error)
+        log.warning("its pictures could not be drawn: %s", error)

@@ -1,6 +1,6 @@
 """Numbers that change as a run goes on."""
 
-from downpour.config import NonNegativeInt
+from downpour.config import NonNegativeInt, Probability
 
 
 class Linear:
@@ -19,3 +19,10 @@ class Linear:
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * step / self.steps
+
+
+class LinearProbability(Linear):
+    """The same of a chance."""
+
+    def __init__(self, *, start: Probability, end: Probability, steps: NonNegativeInt):
+        super().__init__(start=start, end=end, steps=steps)

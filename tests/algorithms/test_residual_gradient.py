@@ -90,7 +90,7 @@ LAKE = ("env=frozen_lake", "model=table", "optimizer=sgd", "data.num_envs=8", "c
 
 def test_a_table_comes_close_to_value_iteration(tmp_path: Path) -> None:
     """(59), logged as it happens: on FrozenLake with constant exploration."""
-    options = ("algo.epsilon.end=1", "optimizer.lr=2", "data.round_steps=64", "+env.kwargs.is_slippery=false")
+    options = ("algo.epsilon.end=1", "optimizer.lr=0.3", "data.round_steps=64", "+env.kwargs.is_slippery=false")
     length = ("total_env_steps=40960", "eval_every=20480")
     train(tmp_path / "run", "algo=q_learning", *LAKE, *options, *length)
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
@@ -100,8 +100,9 @@ def test_a_table_comes_close_to_value_iteration(tmp_path: Path) -> None:
     assert float(last["exact/policy_value"]) > 0.99 * float(last["exact/start_value"])
 
 
-def test_it_resumes_exactly(tmp_path: Path) -> None:
-    resumes_exactly(tmp_path, "algo=q_learning", "algo.step_size=visits", *LAKE)
+@pytest.mark.parametrize("algo", ["q_learning", "double_q_learning"])
+def test_it_resumes_exactly(tmp_path: Path, algo: str) -> None:
+    resumes_exactly(tmp_path, f"algo={algo}", "algo.step_size=visits", *LAKE)
 
 
 @pytest.mark.parametrize(

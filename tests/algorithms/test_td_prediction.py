@@ -14,6 +14,7 @@ from tests.training import algorithm, resumes_exactly, train
 from downpour import dynamic_programming as dp
 from downpour.algorithms.returns import n_step_returns
 from downpour.algorithms.td_prediction import TDPrediction
+from downpour.callbacks.value_distance import features_of
 from downpour.config import ConfigError
 from downpour.environments import Gymnasium
 from downpour.environments.tables import start_of, table_of
@@ -78,6 +79,29 @@ def test_the_expected_step_of_td0_vanishes_at_the_exact_fixed_point(kind: Any) -
             (gradient,) = torch.autograd.grad(rule.loss(batch)[0], list(rule.parameters()))
             steps += 0.5 * visits[x] * gradient[0]
     torch.testing.assert_close(steps, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_the_fixed_point_is_found_and_the_distance_to_it_logged(tmp_path: Path) -> None:
+    """Two features for five states: TD(0) goes where it must, which is not the truth."""
+    options = ("model=basis", "model.kind=polynomial", "model.order=1", "optimizer.lr=0.5", "algo.gamma=0.9")
+    steps = ("data.num_envs=256", "data.round_steps=4", "total_env_steps=200_000", "eval_every=100_000")
+    train(tmp_path / "run", *WALK, *options, *steps)
+    row = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))[-2]
+    assert float(row["exact/fixed_point_distance"]) < 0.02
+    assert float(row["exact/value_distance"]) > 0.04
+
+
+@pytest.mark.parametrize(
+    ("model", "linear"), [("table", True), ("linear", True), ("tiles", True), ("basis", True), ("mlp", False)]
+)
+def test_the_features_of_what_is_linear(tmp_path: Path, model: str, linear: bool) -> None:
+    rule = algorithm(tmp_path, "algo=td_prediction", "env=random_walk", f"model={model}")
+    for parameter in rule.parameters():
+        torch.nn.init.normal_(parameter)
+    phi = features_of(rule, 5)
+    assert (phi is not None) == linear
+    if model in ("tiles", "basis"):
+        np.testing.assert_allclose(phi, rule.value.features(torch.arange(5)).detach(), atol=1e-6)
 
 
 def test_unit_vectors_as_features_give_the_true_values() -> None:

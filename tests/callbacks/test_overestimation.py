@@ -13,7 +13,7 @@ from tests.training import train
 from tests.worlds import Guess, a_run, scripted
 
 from downpour.analysis.configurations import Configuration
-from downpour.analysis.overestimation import curves_of, draw, overestimation, truth_of_best
+from downpour.analysis.overestimation import curves_of, overestimation, truth_of_best
 from downpour.analysis.report import report
 from downpour.analysis.runs import RunDirectory
 from downpour.callbacks.overestimation import Overestimation, discounted_to_come
@@ -121,4 +121,3 @@ def test_a_report_on_such_runs_draws_them(tmp_path: Path) -> None:
     written(tmp_path / "runs" / "0", (10.0, 30.0), (5.0, 6.0), (1.0, 3.0))
     report([tmp_path / "runs" / "0"], tmp_path)
     assert (tmp_path / "overestimation.png").stat().st_size > 10_000
-    assert draw([tmp_path / "runs" / "0"], tmp_path / "again.png").read_bytes()

@@ -126,6 +126,16 @@ def test_online_learns_from_each_transition_once_as_it_comes(
     assert seen == expected
 
 
+def test_online_batches_are_of_as_many_environments_as_asked_for(tmp_path: Path) -> None:
+    settings = {"replay": False, "num_envs": 4, "round_steps": 2}
+    for size, shape in ((1, (8, 1)), (2, (4, 2)), (4, (2, 4)), (64, (2, 4))):
+        round = next(iter(stream(tmp_path, script(50), batch_size=size, **settings)))
+        assert round.batch_size == shape
+        assert round["observation"].view(-1, 3)[:, 0].tolist() == [0, 1, 2, 3] * 2  # in their order
+    with pytest.raises(ConfigError, match=r"data\.batch_size=3: must divide data\.num_envs=4"):
+        stream(tmp_path, batch_size=3, **settings)
+
+
 def test_ranks_make_equal_numbers_of_gradient_steps(tmp_path: Path) -> None:
     """Online on several ranks, a step in which nothing but resets happened is a gradient step of weight 0."""
     data = stream(tmp_path, script(2), replay=False, num_envs=1, round_steps=3, run={"world_size": 2})

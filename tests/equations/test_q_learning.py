@@ -203,20 +203,23 @@ def tabular_q_learning(
     """The textbook's loop, in NumPy; the table after each update.
 
     Its random numbers are drawn in the order that this project documents: the seed of the first reset, then for each
-    step a uniform action and a coin. A vector environment asks for an action once more when it resets.
+    step a uniform action and a coin, and where several actions are best a number for each. A vector environment asks
+    for an action once more when it resets.
     """
     q = np.full((env.observation_space.n, env.action_space.n), 0.5, np.float32)
     rng, tables, done = np.random.default_rng([seed, 3]), [], False
     state, _ = env.reset(seed=int(np.random.SeedSequence([seed, 1, 1]).generate_state(1)[0]))
     for t in range(steps):
         uniform, coin = int(rng.integers(q.shape[1], size=1)[0]), rng.random(1)[0]
+        best = q[state] == q[state].max()
+        greedy = int((best * rng.random(len(best))).argmax() if best.sum() > 1 else best.argmax())
         if done:
             (state, _), done = env.reset(), False
             continue
-        action = uniform if coin < epsilon(t) else int(q[state].argmax())
+        action = uniform if coin < epsilon(t) else greedy
         following, reward, terminated, truncated, _ = env.step(action)
-        target = np.float32(reward) + np.float32(gamma) * (0 if terminated else q[following].max())
-        q[state, action] += np.float32(alpha) * (target - q[state, action])
+        target = float(reward) + float(np.float32(gamma)) * (0 if terminated else float(q[following].max()))
+        q[state, action] = float(q[state, action]) + alpha * (target - float(q[state, action]))
         tables.append(q.copy())
         state, done = following, terminated or truncated
     return tables
@@ -254,6 +257,7 @@ def test_tabular_q_learning_update_for_update(tmp_path: Path, env: str, id: str,
             "optimizer=sgd",
             f"optimizer.lr={alpha}",
             f"env={env}",
+            "env.vectorization=sync",  # Gymnasium's own draws
             "env.max_episode_steps=60",  # truncations too
             "algo.gamma=0.95",
             "algo.epsilon.start=0.9",

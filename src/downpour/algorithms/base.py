@@ -61,6 +61,11 @@ class Algorithm(LightningModule):
         """What each gradient step of a round learns from; asked for one by one, between the steps."""
         return round.unbind(0)
 
+    def updates(self, round: TensorDict) -> Tensor:
+        """Make the gradient steps of one round; returns the loss before each, [updates]."""
+        losses = [self.update(batch) for batch in self.batches(round)]
+        return torch.stack(losses) if losses else torch.empty(0)
+
     def update(self, batch: TensorDict) -> Tensor:
         """Make one gradient step; returns the loss before it."""
         loss, metrics = self.loss(batch)
@@ -75,9 +80,9 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        losses = [self.update(batch) for batch in self.batches(round)]
-        if losses:
-            self.latest["loss"] = mean = float(torch.stack(losses).mean())
+        losses = self.updates(round)
+        if len(losses):
+            self.latest["loss"] = mean = float(losses.mean())
             if not np.isfinite(mean):
                 raise TrainingError(self.explain(mean, round))
         self.learning_seconds += time.perf_counter() - begin

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
+from downpour.algorithms.tabular import learn_at_once
 from downpour.config import ConfigError, Fraction, PositiveFloat, Probability
+from downpour.networks.linear import Table
 from downpour.schedules import Linear
 
 
@@ -62,6 +64,7 @@ class QLearning(Algorithm):
         clip_td_error: PositiveFloat | None = None,
         gradient: Literal["semi", "residual"] = "semi",
         step_size: Literal["constant", "visits"] = "constant",
+        visit_exponent: Fraction = 1.0,
         gradient_clip: PositiveFloat | None = None,
     ):
         """
@@ -74,7 +77,8 @@ class QLearning(Algorithm):
             clip_td_error: TD errors beyond this count as this (Mnih et al. 2015, Methods: 1).
             gradient: `semi` treats Y_t as a constant, (53); `residual` descends on (50) itself, (51), Y_t included
                 (Baird 1995).
-            step_size: `visits` multiplies the optimizer's step by 1 / n(x, a), n the visits to this pair so far.
+            step_size: `visits` multiplies the optimizer's step by n(x, a)^-w, n the visits to this pair so far.
+            visit_exponent: w. Above 1/2 the conditions of (59) hold; 1 averages over all targets, the early ones too.
 
         Raises:
             ConfigError: the actions are not discrete, or switches that exclude each other.
@@ -86,17 +90,13 @@ class QLearning(Algorithm):
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
-        self.distribution = distribution
-        if distribution is None:
-            self.q = network(observation_space, self.num_actions)
-        else:
+        self.distribution, self.available = distribution, getattr(action_space, "available", None)
+        if distribution is not None:
             self._check_distribution(gradient, clip_td_error)
-            outputs = self.num_actions * distribution.atoms
-            q = network(observation_space, outputs, atoms=distribution.atoms)
-            self.q = DistributionalQ(q, self.num_actions, distribution)
+        self.q = self.make(network, observation_space)
         if gradient == "residual" and clip_td_error is not None:
             raise ConfigError("algo.clip_td_error", clip_td_error, "needs algo.gradient=semi; use null")
-        self.gradient = gradient
+        self.gradient, self.visit_exponent = gradient, visit_exponent
         visits = None
         if step_size == "visits":
             if not isinstance(observation_space, spaces.Discrete):
@@ -117,15 +117,47 @@ class QLearning(Algorithm):
         if gradient == "residual" or clip_td_error is not None:
             raise ConfigError(message="algo.distribution: needs algo.gradient=semi algo.clip_td_error=null")
 
+    def make(self, network: Network, observation_space: gym.Space) -> nn.Module:
+        """A network for Q(x, .); an action that a state has not is worth minus infinity there."""
+        if self.distribution is not None:
+            atoms = self.distribution.atoms
+            made = network(observation_space, self.num_actions * atoms, atoms=atoms)
+            return DistributionalQ(made, self.num_actions, self.distribution)
+        made = network(observation_space, self.num_actions)
+        if self.available is not None:
+            if not isinstance(made, Table):
+                advice = "cannot leave actions out of some states; use model=table"
+                raise ConfigError("model", type(made).__name__, advice)
+            made.weight.data[~torch.from_numpy(self.available)] = -torch.inf
+        return made
+
+    def values(self, observation: Tensor) -> Tensor:
+        """Q(x, .) by which actions are chosen: [batch, ...] -> [batch, actions]."""
+        return self.q(observation)
+
     @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
-        action = self.q(observation).argmax(-1).cpu().numpy()
+        values = self.values(observation).cpu().numpy()
+        action = values.argmax(-1)
         epsilon = self.epsilon(env_steps) if explore else self.evaluation_epsilon
         if epsilon > 0:
-            uniform = rng.integers(self.num_actions, size=len(action))
-            action = np.where(rng.random(len(action)) < epsilon, uniform, action)
+            uniform, coin = self.uniform(values, rng), rng.random(len(action))
+            best = values == values.max(-1, keepdims=True)
+            if best.sum() > len(best):  # an untouched table would do nothing but its first action
+                action = (best * rng.random(best.shape)).argmax(-1)
+            action = np.where(coin < epsilon, uniform, action)
         self.latest["epsilon"] = epsilon
         return action + self.first_action
+
+    def uniform(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Uniform among the actions that there are, [batch]."""
+        if self.available is None:
+            return rng.integers(self.num_actions, size=len(values))
+        return (np.isfinite(values) * rng.random(values.shape)).argmax(-1)
+
+    def learned(self, observation: Tensor) -> Tensor:
+        """Q(x, .; theta) that a step moves: [batch, ...] -> [batch, actions]."""
+        return self.q(observation)
 
     def bootstrap(self, batch: TensorDict) -> Tensor:
         """max_a' Q(X_t+1, a') of each transition: [batch]."""
@@ -145,11 +177,11 @@ class QLearning(Algorithm):
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
-        return self.q(observation).amax(-1)
+        return self.values(observation).amax(-1)
 
     @torch.no_grad()
     def visited(self, batch: TensorDict, action: Tensor) -> Tensor:
-        """Count the pairs of a batch, those of all ranks together; returns 1 / n(x, a) of each [batch]."""
+        """Count the pairs of a batch, those of all ranks together; returns n(x, a)^-w of each [batch]."""
         assert self.visits is not None
         state = batch["observation"].long() - self.first_state
         new = torch.zeros_like(self.visits)
@@ -160,7 +192,18 @@ class QLearning(Algorithm):
             dist.all_reduce(new)
             new /= getattr(self.trainer.strategy, "ranks_per_replica", 1)
         self.visits += new
-        return counted / self.visits[state, action].clamp(min=1)
+        return counted / self.visits[state, action].clamp(min=1) ** self.visit_exponent
+
+    def tables(self, count: int) -> tuple[list[Table], list[int]] | None:
+        """What `learn_in_order` learns, and whose turn it is at each of `count` transitions; None if it cannot."""
+        rule = ("bootstrap", "older_values", "choose", "learned", "errors", "loss", "batches")
+        is_plain = all(getattr(type(self), name) is getattr(QLearning, name) for name in rule)
+        return ([self.q], [0] * count) if is_plain and isinstance(self.q, Table) else None
+
+    def updates(self, round: TensorDict) -> Tensor:
+        """By autograd, or, where that would find (58) for one transition after the other, by (58)."""
+        losses = learn_at_once(self, round) if self.loss_function is squared else None
+        return super().updates(round) if losses is None else losses
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         action = batch["action"] - self.first_action
@@ -175,7 +218,7 @@ class QLearning(Algorithm):
 
     def errors(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q(X_t, A_t), the TD error and the loss of each transition: [batch] each."""
-        value = self.q(batch["observation"]).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        value = self.learned(batch["observation"]).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         with torch.set_grad_enabled(self.gradient == "residual"):  # otherwise Y_t is treated as a constant
             following = self.bootstrap(batch)
             target = td_target(batch["reward"], batch["discount"], batch["terminated"], following)

@@ -51,6 +51,11 @@ class TDPrediction(Algorithm):
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
         self.value = network(observation_space, 1)
 
+    @property
+    def is_td0(self) -> bool:
+        """Whether it converges where linear TD(0) does."""
+        return self.trace == 0 and self.n_step in (None, 1)
+
     def fixed_policy(self) -> np.ndarray:
         """Probability of each action, the same in all states [actions]."""
         return np.full(self.num_actions, 1 / self.num_actions)

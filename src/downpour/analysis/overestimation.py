@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downpour.analysis.configurations import Configuration, group
-from downpour.analysis.drawing import dress, figure_of, save, style_of
+from downpour.analysis.configurations import Configuration
+from downpour.analysis.drawing import dress, figure_of, style_of
 from downpour.analysis.metrics import finite, measured, spoken
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Floats, common_grid, step_values
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ESTIMATE, ACTUAL = "eval/value_estimate", "eval/value_actual"
-
-
-def draw(runs: Sequence[Path], path: Path) -> Path:
-    """Draw runs that had `callbacks=overestimation`; returns the picture's path."""
-    return save(overestimation(group(RunDirectory(run) for run in runs)), path)
 
 
 def measures_it(configuration: Configuration) -> bool:

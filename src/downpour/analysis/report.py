@@ -36,7 +36,7 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
     """
     from downpour.analysis.curves import comparison
     from downpour.analysis.drawing import save
-    from downpour.analysis.overestimation import measures_it, overestimation
+    from downpour.analysis.extras import draw_extras
     from downpour.analysis.sensitivity import sensitivity, swept
 
     directories = [RunDirectory(Path(path)) for path in runs]
@@ -63,8 +63,7 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
             save(comparison(configurations, metric), picture)
         else:
             picture.unlink(missing_ok=True)  # of an earlier report: it would show what the table does not say
-    if any(map(measures_it, configurations)):
-        save(overestimation(configurations), out / "overestimation.png")
+    draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
     return text

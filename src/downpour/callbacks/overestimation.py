@@ -81,15 +81,6 @@ class Overestimation(Callback):
             value: Tensor = policy.state_values(step.observation)
             yield value.double().cpu().numpy(), step.reward * step.counts, step.counts, step.terminated, step.ended
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        from downpour.analysis.overestimation import draw
-
-        if trainer.is_global_zero:
-            try:
-                draw([self.run.directory], self.run.directory / "overestimation.png")
-            except Exception as error:  # must not fail a run that has ended well
-                log.warning("overestimation.png could not be drawn: %s", error)
-
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()
 

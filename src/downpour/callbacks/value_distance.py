@@ -18,7 +18,9 @@ class ValueDistance(Callback):
 
     It logs `exact/value_distance` and `exact/value_rms` (largest and root mean square difference over the states that
     can be reached), `exact/start_value` (the exact value of the start) and, where a policy is learned,
-    `exact/policy_value` (the expected discounted return of the one that evaluation uses, computed, not played).
+    `exact/policy_value` (the expected discounted return of the one that evaluation uses, computed, not played). Where
+    TD(0) learns a linear function of fixed features, `exact/fixed_point_distance` is the largest difference from what
+    it converges to (Tsitsiklis and Van Roy 1997).
     """
 
     def __init__(self, environment: Environment, *, tolerance: PositiveFloat = 1e-10):
@@ -32,6 +34,7 @@ class ValueDistance(Callback):
         self.mdp, self.start, self.tolerance = table_of(environment), start_of(environment), tolerance
         self.reachable = reachable(self.mdp, self.start)
         self.exact: NDArray[np.float64] | None = None
+        self.fixed_point: NDArray[np.float64] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not hasattr(pl_module, "state_values"):
@@ -40,6 +43,10 @@ class ValueDistance(Callback):
         if hasattr(pl_module, "fixed_policy"):
             policy = np.tile(pl_module.fixed_policy(), (len(self.start), 1))
             self.exact = dp.policy_evaluation(self.mdp, policy, pl_module.gamma)
+            phi = features_of(pl_module, len(self.start))
+            if phi is not None and pl_module.is_td0:
+                theta = dp.td_fixed_point(self.mdp, policy, self.start, phi, pl_module.gamma)
+                self.fixed_point = phi @ theta
         else:
             self.exact = dp.value_iteration(self.mdp, pl_module.gamma, self.tolerance).v
 
@@ -47,12 +54,15 @@ class ValueDistance(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         assert self.exact is not None
         states = torch.arange(len(self.start), device=pl_module.device)
-        error = (pl_module.state_values(states).double().cpu().numpy() - self.exact)[self.reachable]
+        value = pl_module.state_values(states).double().cpu().numpy()
+        error = (value - self.exact)[self.reachable]
         metrics = {
             "exact/value_distance": float(np.abs(error).max()),
             "exact/value_rms": float(np.sqrt(np.square(error).mean())),
             "exact/start_value": float(self.start @ self.exact),
         }
+        if self.fixed_point is not None:
+            metrics["exact/fixed_point_distance"] = float(np.abs(value - self.fixed_point)[self.reachable].max())
         # Undiscounted, a policy that never ends has no value; one that is fixed has that of the start.
         if pl_module.gamma < 1 and not hasattr(pl_module, "fixed_policy"):
             policy = pl_module.act(states, np.random.default_rng(0), env_steps=0, explore=False)
@@ -71,3 +81,17 @@ def reachable(mdp: dp.MDP, start: NDArray[np.float64]) -> NDArray[np.bool_]:
         if (wider == found).all():
             return found
         found = wider
+
+
+def features_of(algorithm: Any, states: int) -> NDArray[np.float64] | None:
+    """phi(x) = grad_theta V(x; theta) of every state [states, weights]; None where V is not theta^T phi(x), (60)."""
+    weights = dict(algorithm.named_parameters())
+    rows = []
+    for x in range(states):
+        value = algorithm.state_values(torch.tensor([x], device=algorithm.device))[0]
+        gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True, materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in gradients]).double())
+    phi, theta = torch.stack(rows), torch.cat([weight.flatten() for weight in weights.values()]).double()
+    with torch.no_grad():
+        value = algorithm.state_values(torch.arange(states, device=algorithm.device)).double()
+    return phi.cpu().numpy() if torch.allclose(phi @ theta, value, atol=1e-5) else None

@@ -47,10 +47,10 @@ class ReplayData(Experience):
             gamma: discount of n-step returns; the algorithm's.
             num_envs: environments stepped together, on each rank.
             round_steps: steps of each environment in a round.
-            updates: gradient steps a round (with replay; without, one for each step of the environments).
-            batch_size: transitions a gradient step (with replay; without, one of each environment).
+            updates: gradient steps a round (with replay; without, as many as its transitions make batches).
+            batch_size: transitions a gradient step; without replay at most one of each environment.
             warmup: environment steps of all ranks before the first gradient step.
-            replay: False learns from each transition once, as it comes, as (50)-(55) do.
+            replay: False learns from each transition once, in their order, as (50)-(55) do.
             capacity: rows of the ring, on each rank.
             storage: `disk` keeps the ring in memory-mapped files in the run directory.
             n_step: rewards summed before the bootstrap.
@@ -66,6 +66,8 @@ class ReplayData(Experience):
         super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps, stack=stack)
         if priority_exponent is not None and not replay:
             raise ConfigError("data.priority_exponent", priority_exponent, "needs data.replay=true")
+        if not replay and num_envs % (batch_size := min(batch_size, num_envs)):
+            raise ConfigError("data.batch_size", batch_size, f"must divide data.num_envs={num_envs} without replay")
         self.updates, self.batch_size, self.replays, self.beta = updates, batch_size, replay, importance_exponent
         self.warmup = warmup if replay else 0
         self.n_step, self.overlap = n_step, overlap
@@ -102,7 +104,8 @@ class ReplayData(Experience):
         begin = time.perf_counter()
         if not self.replays:
             complete = self.memory.count // self.num_envs - self.n_step
-            batch = self.memory.latest(max(0, min(self.round_steps, complete)))
+            rows = self.memory.latest(max(0, min(self.round_steps, complete)))
+            batch = rows.view(len(rows) * self.num_envs // self.batch_size, self.batch_size)
             if self.run.world_size == 1:  # ranks must make equal numbers of gradient steps; one process need not
                 batch = batch[batch["weight"].any(1)]
         elif self.step <= self.warmup or not self._draws():

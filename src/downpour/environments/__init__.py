@@ -9,6 +9,8 @@ from downpour.environments.minatar import MinAtar
 
 register("downpour/ContextualBandit-v0", "downpour.environments.bandits:ContextualBandit")
 register("downpour/ContinuousBandit-v0", "downpour.environments.bandits:ContinuousBandit")
-register("downpour/RandomWalk-v0", "downpour.environments.random_walk:RandomWalk")
+register("downpour/RandomWalk-v0", "downpour.environments.textbook:RandomWalk")
+register("downpour/MaximizationBias-v0", "downpour.environments.textbook:MaximizationBias")
+register("downpour/ShortCorridor-v0", "downpour.environments.textbook:ShortCorridor", max_episode_steps=1000)
 
 __all__ = ["Atari", "Environment", "Gymnasium", "MinAtar"]

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv
 
 from downpour.config import ConfigError, PositiveInt
 from downpour.environments.base import Environment
+from downpour.environments.table_vector import TableVector, copied_actions, copied_states, table_in
 
 log = logging.getLogger(__name__)
 
@@ -27,26 +28,25 @@ class Gymnasium(Environment):
         self,
         *,
         id: str,
-        vectorization: Literal["auto", "sync", "async"] = "auto",
+        vectorization: Literal["auto", "sync", "async", "table"] = "auto",
         max_episode_steps: PositiveInt | None = None,
+        trials: PositiveInt = 1,
         kwargs: dict[str, Any] | None = None,
     ):
         """
         Args:
             id: a registered id; "module:Name-v0" imports the module that registers it first.
-            vectorization: `auto` takes the environment's own vector version where it has one.
+            vectorization: `auto` takes the environment's own vector version where it has one; `table` draws from the
+                transition table that the environment shows, many times faster than stepping it.
             max_episode_steps: cut (truncate) episodes here; None keeps the registered limit.
+            trials: environment i shows states of its own, those of copy i modulo `trials`: on a table as many learners
+                that have nothing to do with each other.
             kwargs: handed to the environment.
 
         Raises:
-            ConfigError: no such id, or a package it needs is not installed.
+            ConfigError: no such id, a package it needs is not installed, or no table where one is needed.
         """
-        self.id, self.vectorization, self.max_episode_steps, self.kwargs = (
-            id,
-            vectorization,
-            max_episode_steps,
-            kwargs or {},
-        )
+        self.id, self.vectorization, self.trials, self.kwargs = id, vectorization, trials, kwargs or {}
         module, _, name = id.rpartition(":")
         try:
             if module:
@@ -58,6 +58,12 @@ class Gymnasium(Environment):
             self.kwargs = {**self.kwargs, "max_episode_steps": max_episode_steps}
         probe = self.single()
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        if vectorization == "table":
+            table_in(probe)
+            self.observation_space = copied_states(self.observation_space, trials)
+            self.action_space = copied_actions(self.action_space, trials)
+        elif trials > 1:
+            raise ConfigError("env.trials", trials, "needs env.vectorization=table")
         probe.close()
         self.solved_at = self.spec.reward_threshold
 
@@ -74,6 +80,8 @@ class Gymnasium(Environment):
 
     def vector(self, num_envs: int) -> VectorEnv:
         """Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none."""
+        if self.vectorization == "table":
+            return TableVector(self.single(), num_envs, self.trials)
         is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
         has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
         if has_own:

@@ -5,20 +5,22 @@ import numpy as np
 from downpour.config import ConfigError
 from downpour.dynamic_programming import MDP
 from downpour.environments.base import Environment
+from downpour.environments.table_vector import table_in
 
 
 def table_of(environment: Environment) -> MDP:
     """The exact model of an environment.
 
     Raises:
-        ConfigError: it shows none.
+        ConfigError: it shows none, or hides in which state it is.
     """
     single = environment.single()
-    table = getattr(single.unwrapped, "P", None)
+    table = table_in(single)
     single.close()
-    if table is None:
-        advice = "shows no transition table; use env=frozen_lake, cliff_walking, taxi or random_walk"
-        raise ConfigError("env.id", environment.id, advice)
+    if len(table) != single.observation_space.n:  # type: ignore[attr-defined]
+        raise ConfigError(
+            "env.id", environment.id, "hides its state: an exact solution must see it; use env=frozen_lake"
+        )
     return MDP.from_table(table)
 
 

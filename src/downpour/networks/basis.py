@@ -9,7 +9,21 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from downpour.config import ConfigError, NonNegativeInt
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt
+
+
+def bounds(space: gym.Space, model: str) -> tuple[np.ndarray, np.ndarray]:
+    """(lowest, highest) value of each coordinate [d].
+
+    Raises:
+        ConfigError: there is a coordinate without bounds.
+    """
+    if isinstance(space, spaces.Discrete):
+        low = np.array([space.start])
+        return low, low + max(1, space.n - 1)
+    if isinstance(space, spaces.Box) and np.isfinite([space.low, space.high]).all():
+        return space.low.flatten(), space.high.flatten()
+    raise ConfigError("model", model, f"{space} has no bounds; use model=linear or mlp")
 
 
 class Basis(nn.Module):
@@ -40,13 +54,7 @@ class Basis(nn.Module):
             ConfigError: the input has no bounds, or would have too many features.
         """
         super().__init__()
-        if isinstance(input_space, spaces.Discrete):
-            low = np.array([input_space.start])
-            high = low + max(1, input_space.n - 1)
-        elif isinstance(input_space, spaces.Box) and np.isfinite([input_space.low, input_space.high]).all():
-            low, high = input_space.low.flatten(), input_space.high.flatten()
-        else:
-            raise ConfigError("model", "basis", f"{input_space} has no bounds; use model=linear or mlp")
+        low, high = bounds(input_space, "basis")
         if (order + 1) ** len(low) > 100_000:
             raise ConfigError("model.order", order, f"makes {(order + 1) ** len(low)} features; lower it")
         powers = list(itertools.product(range(order + 1), repeat=len(low)))
@@ -67,3 +75,54 @@ class Basis(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
         return self.linear(self.features(x))
+
+
+class Tiles(nn.Module):
+    """theta^T phi(x), phi the tile coding of x (Sutton and Barto 2018, section 9.5.4).
+
+    Each of `tilings` grids over the coordinates, scaled to [0, 1], has one tile that x lies in: that feature is 1, the
+    others of the grid are 0. Grid k is moved by k / tilings of a tile times 1, 3, 5, ... along the coordinates.
+    """
+
+    low: Tensor
+    width: Tensor
+    moved: Tensor
+    strides: Tensor
+
+    def __init__(self, input_space: gym.Space, outputs: int, *, tiles: PositiveInt = 8, tilings: PositiveInt = 8):
+        """
+        Args:
+            tiles: along each coordinate; a grid that is moved needs one more.
+            tilings: grids over each other; a step of size alpha / tilings moves the value at x by alpha.
+
+        Raises:
+            ConfigError: the input has no bounds, or would have too many features.
+        """
+        super().__init__()
+        low, high = bounds(input_space, "tiles")
+        size = len(low)
+        self.each = (tiles + 1) ** size  # features of a grid
+        if tilings * self.each > 10_000_000:
+            raise ConfigError("model.tiles", tiles, f"makes {tilings * self.each} features; lower it")
+        self.tiles, self.tilings = tiles, tilings
+        shifts = torch.arange(tilings).unsqueeze(-1) * (2 * torch.arange(size) + 1) % tilings / tilings
+        self.register_buffer("low", torch.as_tensor(low, dtype=torch.get_default_dtype()))
+        self.register_buffer("width", torch.as_tensor(high - low, dtype=torch.get_default_dtype()))
+        self.register_buffer("moved", shifts)
+        self.register_buffer("strides", (tiles + 1) ** torch.arange(size))
+        self.weight = nn.Parameter(torch.zeros(tilings * self.each, outputs))
+
+    def active(self, x: Tensor) -> Tensor:
+        """Which features are 1: [batch, *shape] -> [batch, tilings]."""
+        place = (x.reshape(len(x), -1).to(self.low.dtype) - self.low) / self.width * self.tiles
+        tile = (place.unsqueeze(1) + self.moved).floor().long().clamp(0, self.tiles)
+        return (tile * self.strides).sum(-1) + torch.arange(self.tilings, device=x.device) * self.each
+
+    def features(self, x: Tensor) -> Tensor:
+        """phi: [batch, *shape] -> [batch, features]."""
+        phi = torch.zeros(len(x), len(self.weight), dtype=self.weight.dtype, device=self.weight.device)
+        return phi.scatter_(1, self.active(x), 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, *shape] -> [batch, outputs]; the sum over the features that are 1, and no others."""
+        return nn.functional.embedding_bag(self.active(x), self.weight, mode="sum")

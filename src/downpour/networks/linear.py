@@ -15,12 +15,16 @@ class Table(nn.Module):
     The gradient of an entry with respect to the table is a unit vector, so SGD on it is the tabular update itself.
     """
 
-    def __init__(self, input_space: gym.Space, outputs: int, *, initial: float = 0.0):
+    def __init__(self, input_space: gym.Space, outputs: int, *, initial: float | list[float] = 0.0):
         """
         Args:
             input_space: must be discrete.
             outputs: columns.
-            initial: first value of every entry; above the greatest return it makes a greedy policy explore.
+            initial: first value of every entry, or of those of each column; above the greatest return it makes a greedy
+                policy explore.
+
+        Raises:
+            ConfigError: the input is not discrete, or the columns are not as many as first values.
         """
         super().__init__()
         if not isinstance(input_space, spaces.Discrete):
@@ -28,7 +32,10 @@ class Table(nn.Module):
                 "model", "table", f"needs a discrete observation, not {input_space}; use model=mlp or model=linear"
             )
         self.start = int(input_space.start)
-        self.weight = nn.Parameter(torch.full((int(input_space.n), outputs), initial))
+        first = torch.tensor(initial)
+        if first.ndim and len(first) != outputs:
+            raise ConfigError("model.initial", initial, f"one value for each of the {outputs} outputs, or one for all")
+        self.weight = nn.Parameter(first.expand(int(input_space.n), outputs).clone())
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch] of states -> [batch, outputs]."""

@@ -1,0 +1,106 @@
+"""(55) on tables, one transition after the other, without autograd.
+
+The gradient of an entry with respect to its table is a unit vector: the step is the tabular rule (58), a few additions.
+Autograd finds the same for each transition at a thousand times the price.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tensordict import TensorDict
+from torch import Tensor
+from torch.optim import SGD
+
+from downpour.networks.linear import Table
+
+
+def plain_step(optimizer: Any) -> float | None:
+    """alpha, if a step of the optimizer is theta - alpha g and nothing else; otherwise None."""
+    optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper
+    if type(optimizer) is not SGD or len(optimizer.param_groups) > 1:
+        return None
+    group = optimizer.param_groups[0]
+    extras = ("momentum", "weight_decay", "nesterov", "maximize", "base_lr")  # the last: it follows a schedule
+    return None if any(group.get(name) for name in extras) else float(group["lr"])
+
+
+@torch.no_grad()
+def learn_in_order(
+    tables: list[Table],
+    turns: list[int],
+    transitions: TensorDict,
+    first_action: int,
+    step: float,
+    visits: Tensor | None = None,
+    exponent: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Learn from transitions [count] one by one, in their order.
+
+    Args:
+        tables: each is judged by the next one, the last by the first; a single table by itself.
+        turns: which of them learns from each transition.
+        transitions: as `Replay.transitions`.
+        step: alpha.
+        visits: n(x, a) so far [states, actions], counted on here; alpha is then divided by n(x, a)^`exponent`.
+
+    Returns:
+        Of each transition [count]: Q(X_t, A_t) before its step, the TD error, the part of alpha that was taken.
+    """
+    first = tables[0].start
+    where = torch.stack([transitions["observation"], transitions["next_observation"]]).long() - first
+    touched, (states, followers) = torch.unique(where, return_inverse=True)
+    q = [table.weight[touched].tolist() for table in tables]
+    n = None if visits is None else visits[touched].tolist()
+    rows = zip(
+        turns,
+        states.tolist(),
+        (transitions["action"] - first_action).tolist(),
+        transitions["reward"].tolist(),
+        (transitions["discount"] * ~transitions["terminated"]).tolist(),
+        followers.tolist(),
+        strict=True,
+    )
+    values, errors, parts = [], [], []
+    part = 1.0
+    for turn, x, a, reward, discount, y in rows:
+        mine, judging = q[turn], q[turn - 1]
+        best = mine[y]
+        value = mine[x][a]
+        error = reward + discount * judging[y][best.index(max(best))] - value  # (54), and (65) where there are two
+        if n is not None:
+            n[x][a] += 1
+            part = 1 / n[x][a] ** exponent
+        mine[x][a] = value + step * part * error
+        values.append(value)
+        errors.append(error)
+        parts.append(part)
+    for table, learned in zip(tables, q, strict=True):
+        table.weight[touched] = torch.tensor(learned, dtype=table.weight.dtype, device=table.weight.device)
+    if visits is not None:
+        visits[touched] = torch.tensor(n, dtype=visits.dtype, device=visits.device)
+    return torch.tensor(values), torch.tensor(errors), torch.tensor(parts)
+
+
+def learn_at_once(rule: Any, round: TensorDict) -> Tensor | None:
+    """A round of Q-learning by `learn_in_order`; None, with nothing done, where autograd would find something else.
+
+    The loss is known to be the squared one.
+
+    Returns:
+        The losses [updates].
+    """
+    is_rule = rule.gradient == "semi" and rule.clip_td_error is None
+    one_by_one = len(round) > 0 and round.shape[1] == 1 and rule.gradient_clip is None and not dist.is_initialized()
+    step = plain_step(rule.optimizers())
+    found = rule.tables(len(round)) if is_rule and one_by_one and step is not None else None
+    if step is None or found is None or not all(table.weight.requires_grad for table in found[0]):
+        return None
+    tables, turns = found
+    rows = round.view(-1)
+    value, td_error, part = learn_in_order(
+        tables, turns, rows, rule.first_action, step, rule.visits, rule.visit_exponent
+    )
+    rule.gradient_steps += len(rows)
+    rule.latest |= {"q_mean": value[-1], "td_error": td_error[-1]}
+    return rule.loss_function(td_error) * part

@@ -1,0 +1,64 @@
+"""Runs of many independent trials (`env.trials`): means over the trials by the number of the episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from downpour.analysis.configurations import Configuration
+from downpour.analysis.drawing import dress, figure_of, style_of
+from downpour.analysis.runs import RunDirectory
+from downpour.analysis.statistics import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STANDARD_ERRORS = 1.96  # of a 95 % interval; with a thousand trials the bootstrap has no other
+
+
+def has_trials(configuration: Configuration) -> bool:
+    """Whether any of its runs had several."""
+    return any(trials_of(run) > 1 for run in configuration.counted)
+
+
+def trials_of(run: RunDirectory) -> int:
+    """Trials of a run."""
+    return int((run.config.get("env") or {}).get("trials", 1))
+
+
+def by_episode(run: RunDirectory) -> tuple[Floats, Floats]:
+    """Returns and lengths [trials, episodes], as many episodes as every trial has ended.
+
+    A trial that several environments take part in counts the episodes of all, in the order they ended.
+    """
+    episodes = run.episodes.copy()
+    episodes["trial"] = episodes["environment"] % trials_of(run)
+    episodes["number"] = episodes.groupby("trial").cumcount()
+    whole = int(episodes.groupby("trial").size().min())
+    table = episodes[episodes["number"] < whole].sort_values(["trial", "number"])
+    returns, lengths = (table[name].to_numpy(np.float64).reshape(-1, whole) for name in ("return", "length"))
+    return returns, lengths
+
+
+def trials(configurations: Sequence[Configuration]) -> Figure:
+    """Mean return and mean length of the k-th episode over all trials of all seeds, with 95 % intervals."""
+    figure = figure_of(8.4, 4.0)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("return", "length"), strict=True):
+        axes.set_xlabel("episode")
+        axes.set_ylabel(f"{name} of an episode, mean over trials")
+    for index, each in enumerate(filter(has_trials, configurations)):
+        runs = [by_episode(run) for run in each.counted if len(run.episodes)]
+        for axes, columns in zip(panels, zip(*runs, strict=True), strict=True):
+            whole = min(column.shape[1] for column in columns)
+            values = np.concatenate([column[:, :whole] for column in columns])
+            x, mean = np.arange(1, whole + 1), values.mean(0)
+            margin = STANDARD_ERRORS * values.std(0, ddof=1) / np.sqrt(len(values))
+            color, stroke = style_of(index)
+            label = f"{each.label} ({len(values)} trials)"
+            axes.plot(x, mean, color=color, linestyle=stroke, linewidth=1.4, label=label)
+            axes.fill_between(x, mean - margin, mean + margin, color=color, alpha=0.18, linewidth=0)
+    dress(figure)
+    return figure

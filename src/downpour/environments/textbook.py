@@ -1,0 +1,106 @@
+"""Small worlds of Sutton and Barto (2018), each a transition table."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike
+
+from downpour.environments.table_vector import Available
+
+Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]
+
+
+class _Textbook(gym.Env):
+    """Moves by its table; see `TableVector`, which steps many at once.
+
+    Attributes:
+        P: the transition table, as Gymnasium's toy environments have it.
+        initial_state_distrib: of the first state.
+        deviation: standard deviation of the rewards around those of the table [states, actions].
+        shown: the observation that stands for each state [states].
+    """
+
+    def __init__(self, table: Table, start: int, render_mode: str | None):
+        self.render_mode, self.P = render_mode, table
+        self.initial_state_distrib = np.eye(len(table))[start]
+        self.deviation = np.zeros((len(table), len(table[0])))
+        self.shown = np.arange(len(table))
+        self.observation_space, self.action_space = spaces.Discrete(len(table)), spaces.Discrete(len(table[0]))
+        self._state = start
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._state = int(self.initial_state_distrib.argmax())
+        return int(self.shown[self._state]), {}
+
+    def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        noise = self.deviation[self._state, action] * self.np_random.standard_normal()
+        _, self._state, reward, terminated = self.P[self._state][int(action)][0]
+        return int(self.shown[self._state]), reward + noise, terminated, False, {}
+
+
+def _table(moves: ArrayLike, reward: ArrayLike) -> Table:
+    """Of certain moves: where each action leads from each state, -1 out, and the mean reward [states, actions]."""
+    return {
+        x: {a: [(1.0, max(y, 0), float(r), y < 0)] for a, (y, r) in enumerate(zip(row, gains, strict=True))}
+        for x, (row, gains) in enumerate(zip(np.asarray(moves).tolist(), np.asarray(reward).tolist(), strict=True))
+    }
+
+
+class RandomWalk(_Textbook):
+    """Example 6.2: states in a row; action 0 goes left, 1 right. Leaving on the right is worth 1, on the left 0.
+
+    A uniform policy makes it the random walk: with `states` = 5 the values are 1/6, ..., 5/6.
+    """
+
+    def __init__(self, states: int = 5, render_mode: str | None = None):
+        """
+        Args:
+            states: in the row; the start is the middle one.
+            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+        """
+        moves = np.stack([np.arange(states) - 1, np.arange(states) + 1], 1)
+        moves[-1, 1] = -1
+        reward = np.zeros((states, 2))
+        reward[-1, 1] = 1
+        super().__init__(_table(moves, reward), states // 2, render_mode)
+
+
+class MaximizationBias(_Textbook):
+    """Example 6.7: from A (state 0), action 0 goes right, out, for nothing; 1 goes left to B (state 1), for nothing.
+
+    All actions of B lead out, with a normal reward of mean -0.1 and variance 1. So left is worse, and the greatest of
+    the estimates in B is positive for long. A has two actions: its others are not `available`.
+    """
+
+    def __init__(self, actions: int = 10, render_mode: str | None = None):
+        """
+        Args:
+            actions: of B.
+            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+        """
+        moves = np.full((2, actions), -1)
+        moves[0, 1] = 1
+        reward = np.zeros((2, actions))
+        reward[1] = -0.1
+        super().__init__(_table(moves, reward), 0, render_mode)
+        self.deviation[1] = 1.0
+        self.action_space = Available(np.stack([np.arange(actions) < 2, np.ones(actions, bool)]))
+
+
+class ShortCorridor(_Textbook):
+    """Example 13.1: three states in a row that look alike; 0 goes left, 1 right, but in the middle the other way round.
+
+    Each step costs 1; the way out is at the right end. Going right with probability p is worth (2p - 4) / (p (1 - p))
+    at the start, at best -11.6 (p = 0.59): no deterministic policy ever gets out.
+    """
+
+    def __init__(self, render_mode: str | None = None):
+        """
+        Args:
+            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+        """
+        super().__init__(_table([[0, 1], [2, 0], [1, -1]], -np.ones((3, 2))), 0, render_mode)
+        self.observation_space, self.shown = spaces.Discrete(1), np.zeros(3, np.int64)
