@@ -144,6 +144,21 @@ def capture_generators() -> dict[str, Any]:
     }
 
 
+def capture_rank(data: Any, algorithm: Any) -> dict[str, Any]:
+    """What a rank alone knows: its part of a checkpoint."""
+    own = {"stream": data.capture(), "algorithm": algorithm.capture(), "generators": capture_generators()}
+    return {**own, "gradient_steps": algorithm.gradient_steps}
+
+
+def restore_rank(state: dict[str, Any], data: Any, algorithm: Any, *, draws: bool = True) -> None:
+    """Go on from what `capture_rank` returned; last of all what `draws`, as everything before may have drawn."""
+    data.restore(state["stream"])
+    algorithm.restore(state["algorithm"])
+    algorithm.gradient_steps = state.get("gradient_steps", algorithm.gradient_steps)
+    if draws:
+        restore_generators(state["generators"])
+
+
 def restore_generators(state: dict[str, Any]) -> None:
     """Set the global generators to what `capture_generators` saw."""
     random.setstate((3, tuple(state["python"]), None))

@@ -30,7 +30,7 @@ from downpour.config import (
 )
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
-from downpour.run import Run, process
+from downpour.run import Made, Run, process
 from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
@@ -176,8 +176,11 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(config: Mapping[str, Any], directory: Path) -> None:
+def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     """Train in this process, one of the ranks of the run.
+
+    Args:
+        link: to the servers of a run whose ranks do not wait for each other.
 
     Raises:
         ConfigError, TrainingError: with the message to show.
@@ -197,13 +200,20 @@ def fit(config: Mapping[str, Any], directory: Path) -> None:
         rank=rank,
         world_size=world_size or 1,
         ranks_per_replica=getattr(strategy, "ranks_per_replica", 1),
+        apart=link is not None,
+        others=link.others if link else Made(),
     )
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)
     if isinstance(strategy, Parallelism):
         strategy.prepare(algorithm)
-    callbacks = [build(node, run=run, environment=environment) for node in config["callbacks"].values()]
+    watches = link is None or rank == 0  # where the ranks do not wait for each other, one evaluates and records
+    nodes = config["callbacks"].values() if watches else ()
+    callbacks = [build(node, run=run, environment=environment) for node in nodes]
     callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # saves what the others know by then
+    if link:
+        strategy.attach(link, run)
+        callbacks = strategy.callbacks(callbacks)
     loggers: list[Logger] = [RunFiles(directory, data.step_name)]
     loggers += [build(node, run=run, config=config, step_name=data.step_name) for node in config["logger"].values()]
     trainer = make_trainer(hardware, run, strategy, callbacks, loggers, config["debug"]["detect_anomaly"])

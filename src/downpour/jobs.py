@@ -9,7 +9,7 @@ from downpour import directory as directories
 from downpour import experiment
 from downpour.config import ConfigError, build
 from downpour.failures import explain
-from downpour.launch import launch
+from downpour.launch import launcher
 from downpour.resume import resumed
 from downpour.run import process
 from downpour.trainer import Hardware
@@ -36,10 +36,11 @@ def run(
     config = experiment.validate(config)
     hardware: Hardware = build(config["trainer"])
     rank, world_size = process()
+    launch = launcher(config, hardware)
     if world_size is not None:  # somebody else's torchrun started this process and the others
         hardware.check_world(world_size)
     if rank or hardware.node_rank:
-        take_part(config, directory) if world_size else launch(config, directory, hardware)
+        launch(config, directory, hardware) if launch else take_part(config, directory)
         return None
     with directories.locked(directory) as share:
         if not config["resume"]:
@@ -48,12 +49,12 @@ def run(
                 raise ConfigError("hydra.run.dir", directory, advice)
             directories.write_config(directory, config, {"overrides": list(overrides), "choices": dict(choices)})
         try:
-            if world_size:
-                share()
-                take_part(config, directory)
-            elif hardware.world_size > 1:
+            if launch:
                 share()
                 launch(config, directory, hardware)
+            elif world_size:
+                share()
+                take_part(config, directory)
             else:
                 directories.log_to(directory)
                 experiment.fit(config, directory)

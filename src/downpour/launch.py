@@ -10,19 +10,38 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from downpour import directory as directories
-from downpour.config import ConfigError
+from downpour.config import ConfigError, locate
 from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
+from downpour.run import process
 from downpour.trainer import Hardware
 
+Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
 SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
+
+
+def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
+    """What starts the processes of a run; None where this process is to be one of its ranks.
+
+    A strategy may have a way of its own, `launch`.
+
+    Raises:
+        ConfigError: it has, and somebody's torchrun has started this process.
+    """
+    strategy = locate(config["strategy"]["_target_"], "strategy") if config["strategy"] else None
+    _, started = process()
+    own: Launch | None = getattr(strategy, "launch", None)
+    if own and started is not None:
+        name = config["strategy"]["_target_"].rpartition(".")[2]
+        raise ConfigError("strategy", name, "starts its processes by itself: leave torchrun out")
+    return own or (launch if hardware.world_size > 1 and started is None else None)
 
 
 def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
@@ -40,7 +59,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
 
     for noisy in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    with _surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name, _impatience(name, directory):
+    with surroundings(hardware), tempfile.TemporaryDirectory(prefix="downpour-") as name, impatience(name, directory):
         scratch = Path(name)
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
@@ -48,10 +67,10 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
             elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            raise _first(scratch, codes, directory) from None
+            raise first(scratch, codes, directory) from None
         except SignalException as caught:
             if directories.read_summary(directory).get("status") != "finished":
-                raise _answer(scratch, caught.sigval, directory) from None
+                raise answer(scratch, caught.sigval, directory) from None
         except (DistError, RendezvousError, TimeoutError) as error:
             advice = f"the nodes do not meet at {hardware.address}:{hardware.port} ({str(error).splitlines()[0]})"
             raise ConfigError("trainer.address", hardware.address, advice) from None
@@ -80,7 +99,7 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _surroundings(hardware: Hardware) -> Iterator[None]:
+def surroundings(hardware: Hardware) -> Iterator[None]:
     """What the ranks inherit; and everything as it was, for the next job of a multirun."""
     before = dict(os.environ)
     handlers = {s: signal.getsignal(getattr(signal, s)) for s in SIGNALS}
@@ -102,7 +121,7 @@ def _surroundings(hardware: Hardware) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _impatience(scratch: str, directory: Path) -> Iterator[None]:
+def impatience(scratch: str, directory: Path) -> Iterator[None]:
     """A second SIGINT ends the launcher, and so its ranks, at once; torchrun would go on waiting for them to save."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -150,10 +169,10 @@ def _reports(scratch: Path) -> list[tuple[int, Failed]]:
     return sorted(told, key=lambda each: each[1].lost)
 
 
-def _first(scratch: Path, codes: Mapping[int, int], directory: Path) -> Failed:
-    """Why the ranks failed, given the exit codes of those seen to."""
-    told = _reports(scratch)
-    causes = [failed for _, failed in told if not failed.lost]
+def first(scratch: Path, codes: Mapping[int, int], directory: Path, only: int | None = None) -> Failed:
+    """Why the ranks (or `only` this one) failed, given the exit codes of those seen to."""
+    told = [each for each in _reports(scratch) if only in (None, each[0])]
+    causes = [failed for _, failed in told if not failed.lost or only is not None]
     if causes:
         return causes[0]
     for rank in sorted(set(codes) - {rank for rank, _ in told}):
@@ -165,7 +184,7 @@ def _first(scratch: Path, codes: Mapping[int, int], directory: Path) -> Failed:
     return Failed(FAILED, f"another node of the run has failed; see what it says\n{last_checkpoint(directory)}")
 
 
-def _answer(scratch: Path, number: int, directory: Path) -> Failed:
+def answer(scratch: Path, number: int, directory: Path) -> Failed:
     """What to say after a signal stopped the ranks."""
     told = _reports(scratch)
     causes = [failed for _, failed in told if not failed.lost and not failed.stopped]

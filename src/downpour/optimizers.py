@@ -1,5 +1,6 @@
 """Optimizers that Torch lacks."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +9,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from downpour.config import NonNegativeFloat, PositiveFloat, Probability
+
+
+def needs_closure(kind: Any) -> bool:
+    """Whether an optimizer of this class evaluates the loss itself, as often as it likes (L-BFGS)."""
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
 
 
 class RMSprop(Optimizer):

@@ -1,10 +1,18 @@
 """The facts of one run that its parts share."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+
+@dataclass
+class Made:
+    """Steps that some ranks have made, as far as is known here: of their streams, and of their optimizers."""
+
+    steps: int = 0
+    gradient_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,8 @@ class Run:
         eval_episodes: episodes of one evaluation.
         rank, world_size: this process among those of the run.
         ranks_per_replica: neighbouring ranks that hold one copy of the weights between them, and see the same.
+        apart: whether each rank goes at its own pace.
+        others: if so, what the others have made.
     """
 
     directory: Path
@@ -29,6 +39,8 @@ class Run:
     rank: int = 0
     world_size: int = 1
     ranks_per_replica: int = 1
+    apart: bool = False
+    others: Made = field(default_factory=Made)
 
     @property
     def replica(self) -> int:
@@ -39,6 +51,11 @@ class Run:
     def replicas(self) -> int:
         """Copies of the weights, each with experience of its own."""
         return self.world_size // self.ranks_per_replica
+
+    @property
+    def in_step(self) -> int:
+        """Of these, those that make each step together with this one."""
+        return 1 if self.apart else self.replicas
 
     @property
     def speaks(self) -> bool:

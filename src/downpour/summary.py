@@ -62,7 +62,7 @@ def results(trainer: Trainer, algorithm: Algorithm, data: Any, seconds: float) -
         **({f"best/{saver.monitor.rpartition('/')[2]}": saver.best} if saver else {}),
         f"best/{data.step_name}": saver.best_step if saver else None,
         data.step_name: data.step,
-        "gradient_steps": algorithm.gradient_steps,
+        "gradient_steps": algorithm.gradient_steps + data.run.others.gradient_steps,
         "episodes": recorder.episodes if recorder else None,
         "wall_seconds": round(seconds, 3),
         f"{data.step_name}_per_second": round(data.step / seconds, 1),

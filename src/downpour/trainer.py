@@ -90,8 +90,8 @@ def make_trainer(
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
+            devices=1 if run.apart else hardware.devices,
+            num_nodes=1 if run.apart else hardware.nodes,
             strategy=strategy,
             plugins=[WholeFile(), Direct()] if direct else [WholeFile()],
             precision=None if direct else hardware.precision,

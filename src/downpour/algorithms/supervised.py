@@ -1,6 +1,5 @@
 """Supervised learning: descend on the mean loss of a batch, (69)."""
 
-import inspect
 import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory, TrainingError
 from downpour.config import ConfigError, PositiveFloat
+from downpour.optimizers import needs_closure
 from downpour.scores import scores
 
 
@@ -61,8 +61,7 @@ class Supervised(Algorithm):
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
-        closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-        self.takes_closure = closure is not None and closure.default is inspect.Parameter.empty
+        self.takes_closure = needs_closure(type(optimizer))
         return optimizer
 
     def forward(self, x: Tensor) -> Tensor:

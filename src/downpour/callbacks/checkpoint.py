@@ -12,12 +12,12 @@ from lightning.pytorch import Callback
 from downpour.callbacks.recorder import gather
 from downpour.checkpoints import (
     PARTIAL,
-    capture_generators,
+    capture_rank,
     install,
     mark_best,
     newest_whole,
     read,
-    restore_generators,
+    restore_rank,
     sync,
 )
 from downpour.config import ConfigError, PositiveInt
@@ -124,12 +124,13 @@ class Checkpoint(Callback):
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         data = trainer.datamodule
-        mine = {"stream": data.capture(), "algorithm": pl_module.capture(), "generators": capture_generators()}
+        mine = capture_rank(data, pl_module)
         if isinstance(trainer.strategy, Parallelism):
             mine["strategy"] = trainer.strategy.capture()
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
-        checkpoint["ranks"] = gather([mine])
+        everyone = getattr(trainer.strategy, "gather_states", lambda mine: gather([mine]))
+        checkpoint["ranks"] = everyone(mine)
         for name in files[0] if files and trainer.is_global_zero else ():
             sync(self.run.directory / f"{name}.csv")  # the checkpoint will count on these rows
         checkpoint["files"] = files[0] if files else None
@@ -157,18 +158,15 @@ class Checkpoint(Callback):
         as_many = len(ranks) == self.run.world_size
         mine = ranks[self.run.rank if as_many else 0]
         try:
-            data.restore(mine["stream"])
+            restore_rank(mine, data, pl_module, draws=as_many)  # other ranks draw anew
         except (FileNotFoundError, EOFError) as error:
             advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
             raise ConfigError("resume", self.run.directory, advice) from None
-        pl_module.restore(mine["algorithm"])
+        if as_many and isinstance(trainer.strategy, Parallelism) and "strategy" in mine:
+            trainer.strategy.restore(mine["strategy"])
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])
         trainer.callback_metrics.update({name: torch.tensor(v) for name, v in checkpoint["metrics"].items()})
-        if as_many:  # other ranks draw anew
-            restore_generators(mine["generators"])
-            if isinstance(trainer.strategy, Parallelism) and "strategy" in mine:
-                trainer.strategy.restore(mine["strategy"])
         self._saved_step = data.step
         trainer.should_stop = data.finished

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
+from downpour.data.collector import Episode
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
 from downpour.strategies import Parallelism
@@ -51,13 +52,15 @@ class Recorder(Callback):
         self._recorded = step
         data = trainer.datamodule
         metrics = {f"train/{name}": float(torch.as_tensor(value).mean()) for name, value in algorithm.latest.items()}
-        metrics["train/gradient_steps"] = algorithm.gradient_steps
+        metrics["train/gradient_steps"] = algorithm.gradient_steps + self.run.others.gradient_steps
         if isinstance(trainer.strategy, Parallelism):
             metrics |= trainer.strategy.metrics(algorithm.gradient_steps)
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         if groups and "base_lr" in groups[0]:  # it follows a schedule
             metrics["train/learning_rate"] = groups[0]["lr"]
-        episodes = gather(data.take_episodes() if self.run.speaks else []) if hasattr(data, "take_episodes") else []
+        everyone = getattr(trainer.strategy, "gather", gather)
+        seen = data.take_episodes() if hasattr(data, "take_episodes") and self.run.speaks else []
+        episodes = [Episode(*each) for each in everyone(seen)]
         if episodes:
             episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))
             self.episodes += len(episodes)

@@ -74,9 +74,14 @@ class Collector:
         return np.dtype([(name, v.dtype, v.shape[2:]) for name, v in self.blank(1).items()])
 
     @property
+    def own_steps(self) -> int:
+        """Environment steps so far on this rank."""
+        return self.vector_steps * self.num_envs
+
+    @property
     def env_steps(self) -> int:
         """Environment steps so far over all ranks; the reset a vector environment makes in between counts as one."""
-        return self.vector_steps * self.num_envs * self.run.replicas
+        return self.own_steps * self.run.in_step + self.run.others.steps
 
     def start(self) -> TensorDict:
         """Reset every environment; unfinished episodes are dropped. Returns rows [1, num_envs]."""

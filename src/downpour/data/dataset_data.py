@@ -34,12 +34,13 @@ class DatasetData(LightningDataModule):
         any_ranks: another number of ranks may go on from what one has saved.
         samples: the data set.
         rows: row numbers of each split.
-        step: gradient steps handed out.
+        own_steps: gradient steps handed out on this rank.
     """
 
     step_name = "gradient_steps"
     stream = "dataset"
     any_ranks = True
+    own_steps = 0
 
     def __init__(
         self,
@@ -95,7 +96,6 @@ class DatasetData(LightningDataModule):
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
         }
-        self.step = 0
         self.seconds = {"data": 0.0}
         self._end = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
@@ -124,6 +124,11 @@ class DatasetData(LightningDataModule):
             self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
     @property
+    def step(self) -> int:
+        """Gradient steps handed out: each once where the ranks make it together."""
+        return self.own_steps + self.run.others.steps
+
+    @property
     def finished(self) -> bool:
         """Whether the run has had all its steps."""
         return self.step >= self.run.total_steps
@@ -143,12 +148,15 @@ class DatasetData(LightningDataModule):
 
     def __iter__(self) -> Iterator[TensorDict]:
         self._end = end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        plan = [(first, min(self.updates, end - first)) for first in range(self.step, end, self.updates)]
+        last = self.own_steps + end - self.step
+        plan = [(first, min(self.updates, last - first)) for first in range(self.own_steps, last, self.updates)]
         rounds = self._fetch(self._taken(first, updates) for first, updates in plan)
         for first, updates in plan:
             begin = time.perf_counter()
+            if self.evaluation_due:  # others have made the rest
+                break
             batch = self._round(first, updates, *next(rounds))
-            self.step += updates
+            self.own_steps += updates
             self.seconds["data"] += time.perf_counter() - begin
             yield batch
 
@@ -195,8 +203,8 @@ class DatasetData(LightningDataModule):
 
     def capture(self) -> dict[str, Any]:
         """This rank's part of a checkpoint."""
-        return {"step": self.step}
+        return {"step": self.own_steps}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `capture` returned."""
-        self.step = state["step"]
+        self.own_steps = state["step"]

@@ -60,6 +60,11 @@ class Experience(LightningDataModule):
         return self.collector.env_steps
 
     @property
+    def own_steps(self) -> int:
+        """Those of this rank."""
+        return self.collector.own_steps
+
+    @property
     def finished(self) -> bool:
         """Whether the run has had all its steps."""
         return self.step >= self.run.total_steps
@@ -75,7 +80,7 @@ class Experience(LightningDataModule):
 
     def __len__(self) -> int:
         """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
-        round_size = self.num_envs * self.round_steps * self.run.replicas
+        round_size = self.num_envs * self.round_steps * self.run.in_step
         return math.ceil(self.run.eval_every / round_size)
 
     def __iter__(self) -> Iterator[TensorDict]:

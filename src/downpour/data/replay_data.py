@@ -106,7 +106,7 @@ class ReplayData(Experience):
             complete = self.memory.count // self.num_envs - self.n_step
             rows = self.memory.latest(max(0, min(self.round_steps, complete)))
             batch = rows.view(len(rows) * self.num_envs // self.batch_size, self.batch_size)
-            if self.run.world_size == 1:  # ranks must make equal numbers of gradient steps; one process need not
+            if self.run.in_step == 1:  # ranks must make equal numbers of gradient steps; one process need not
                 batch = batch[batch["weight"].any(1)]
         elif self.step <= self.warmup or not self._draws():
             batch = self.memory.transitions(torch.empty(0, dtype=torch.long)).view(0, self.batch_size)

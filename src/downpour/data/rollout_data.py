@@ -107,7 +107,7 @@ class EpisodeData(Experience):
                 raise ConfigError("data.longest", self.longest, advice)
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)
-        if self.run.world_size > 1:  # ranks wait for the longest, so its steps count for all
+        if self.run.in_step > 1:  # ranks wait for the longest, so its steps count for all
             longest = torch.tensor(self.collector.vector_steps)
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             self.collector.vector_steps = int(longest)

@@ -1,0 +1,172 @@
+"""Pushes a second to a parameter server, beside a bare loop of the same messages, in one run.
+
+The bare loop is what one would write by hand: a socket, a gradient received straight into place, `optimizer.step()`,
+the parameters sent back. No authentication, no counters, one optimizer, nobody else to wait for.
+
+  python benchmarks/parameter_server.py
+"""
+
+import argparse
+import multiprocessing
+import os
+import secrets
+import socket
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from downpour.strategies.board import Board
+from downpour.strategies.link import Link
+from downpour.strategies.parameter_server import ParameterServer
+from downpour.strategies.transport import listen, serve
+
+SIZES = {
+    "1 k floats": [(16, 32), (32,), (32, 14), (8,)],
+    "1 M floats (4 MB)": [(1000, 500), (500,), (500, 1000), (500,)],
+}
+CONTEXT = multiprocessing.get_context("fork")
+
+
+def optimizer(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1e-6, fused=True)
+
+
+def tensors(sizes: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    return [torch.full(size, 0.5) for size in sizes]
+
+
+def framework_server(listener: socket.socket, token: bytes, workers: int) -> None:
+    torch.set_num_threads(1)
+    server = ParameterServer(optimizer, Board(workers, 60), bound=None, aware=False)
+    serve(listener, token, server.serve)
+
+
+def framework_worker(address: Any, token: bytes, rank: int, sizes: Any, ready: Any, seconds: float, out: Any) -> None:
+    torch.set_num_threads(1)
+    link = Link([address], token, rank, 60)
+    parameters, gradients = tensors(sizes), tensors(sizes)
+    link.divide([parameters])
+    if rank == 0:
+        link.create([parameters])
+        link.push(0, gradients, parameters)
+    ready.wait()
+    out.put(pushes(lambda: link.push(0, gradients, parameters), seconds))
+
+
+def flat(sizes: list[tuple[int, ...]]) -> tuple[memoryview, list[torch.Tensor]]:
+    counts = [torch.Size(size).numel() for size in sizes]
+    buffer = memoryview(bytearray(4 * sum(counts)))
+    parts = torch.frombuffer(buffer, dtype=torch.float32).split(counts)
+    return buffer, [part.view(size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def fill(connection: socket.socket, buffer: memoryview) -> bool:
+    got = 0
+    while got < buffer.nbytes:
+        count = connection.recv_into(buffer[got:], 0, socket.MSG_WAITALL)
+        if count == 0:
+            return False
+        got += count
+    return True
+
+
+def bare_server(listener: socket.socket, sizes: Any, workers: int) -> None:
+    """One thread for each worker, a lock around the update: without either it would be another thing."""
+    import threading
+
+    torch.set_num_threads(1)
+    values, views = flat(sizes)
+    parameters = [nn.Parameter(view) for view in views]
+    step, lock = optimizer(parameters).step, threading.Lock()
+
+    def answer(connection: socket.socket) -> None:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        gradient, parts = flat(sizes)
+        while fill(connection, gradient):
+            with lock:
+                for parameter, part in zip(parameters, parts, strict=True):
+                    parameter.grad = part
+                step()
+                reply = bytes(values)  # what is sent must not change on the way
+            connection.sendall(reply)
+
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+
+def bare_worker(address: Any, sizes: Any, ready: Any, seconds: float, out: Any) -> None:
+    torch.set_num_threads(1)
+    connection = socket.create_connection(address)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    gradient, _ = flat(sizes)
+    fetched, views = flat(sizes)
+    parameters = tensors(sizes)
+
+    def push() -> None:
+        connection.sendall(gradient)
+        fill(connection, fetched)
+        torch._foreach_copy_(parameters, views)
+
+    push()
+    ready.wait()
+    out.put(pushes(push, seconds))
+
+
+def pushes(push: Callable[[], Any], seconds: float) -> float:
+    with torch.no_grad():
+        begin, count = time.perf_counter(), 0
+        while (now := time.perf_counter()) < begin + seconds:
+            push()
+            count += 1
+    return count / (now - begin)
+
+
+def measure(kind: str, sizes: Any, workers: int, seconds: float) -> float:
+    """Pushes a second of all workers together."""
+    listener, token = listen("127.0.0.1", None), secrets.token_bytes(32)
+    address = listener.getsockname()
+    ready, out = CONTEXT.Barrier(workers), CONTEXT.Queue()
+    if kind == "framework":
+        server = CONTEXT.Process(target=framework_server, args=(listener, token, workers), daemon=True)
+        arguments: list[Any] = [(address, token, rank, sizes, ready, seconds, out) for rank in range(workers)]
+    else:
+        server = CONTEXT.Process(target=bare_server, args=(listener, sizes, workers), daemon=True)
+        arguments = [(address, sizes, ready, seconds, out)] * workers
+    server.start()
+    target: Any = framework_worker if kind == "framework" else bare_worker
+    clients = [CONTEXT.Process(target=target, args=each, daemon=True) for each in arguments]
+    for client in clients:
+        client.start()
+    total = sum(out.get() for _ in clients)
+    for process in (*clients, server):
+        process.kill()
+        process.join()
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--repeats", type=int, default=5, help="of each pair, by turns")
+    options = parser.parse_args()
+    print(f"pushes a second, each answered with the parameters; {os.cpu_count()} cores; medians of {options.repeats}")
+    print("| message | workers | bare loop | parameter server | ratio |")
+    print("|---|---|---|---|---|")
+    for name, sizes in SIZES.items():
+        for workers in (1, 2):
+            pairs = [
+                [measure(kind, sizes, workers, options.seconds) for kind in ("bare", "framework")]
+                for _ in range(options.repeats)
+            ]
+            bare, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
+            ratio = statistics.median(ours / bare for bare, ours in pairs)
+            print(f"| {name} | {workers} | {bare:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

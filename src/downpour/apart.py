@@ -1,0 +1,81 @@
+"""A server or a worker of a run whose workers do not wait for each other. It never sees Hydra."""
+
+import signal
+
+if __name__ == "__main__":  # until training has handlers of its own, a signal just ends rank 0, without a word
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from downpour import directory as directories
+from downpour import experiment
+from downpour.config import build
+from downpour.failures import explain
+from downpour.launch import report
+from downpour.run import process
+from downpour.strategies.launch import SERVERS
+from downpour.strategies.link import Link
+from downpour.strategies.transport import serve, token_of_this_run
+from downpour.worker import die_with, leave
+
+
+def main(role: str, config_file: str, directory: str, launcher: int, *handle: str) -> None:
+    """Be what `role` says; tell the launcher what went wrong."""
+    config: dict[str, Any] = {}
+    try:
+        die_with(launcher)
+        if role == "server" or process()[0]:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # it goes on until rank 0 has saved the run
+        config = yaml.safe_load(Path(config_file).read_text())
+        if role == "server":
+            be_server(config, socket.socket(fileno=int(handle[0])))
+        else:
+            be_worker(config, Path(directory))
+    except Exception as error:
+        if config.get("debug", {}).get("traceback"):
+            traceback.print_exc()
+        failed = explain(error, Path(directory))
+        report(Path(config_file).parent, process()[0], failed)
+        leave(failed.code)
+    leave(0)
+
+
+def be_server(config: Mapping[str, Any], listener: socket.socket) -> None:
+    """Serve until killed."""
+    hardware = build(config["trainer"])
+    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    strategy = experiment.build_strategy(config, hardware)
+    server = strategy.server(hardware.world_size, lambda parameters: experiment.build_optimizer(config, parameters))
+    serve(listener, token_of_this_run(), server.serve)
+
+
+def be_worker(config: Mapping[str, Any], directory: Path) -> None:
+    """Find the servers, and train."""
+    rank, _ = process()
+    addresses = [(host, int(port)) for host, _, port in (a.rpartition(":") for a in os.environ[SERVERS].split())]
+    if rank:
+        directories.log_to(None)
+        logging.disable()  # rank 0 speaks
+    strategy = experiment.build_strategy(config, build(config["trainer"]))
+    link = Link(addresses, token_of_this_run(), rank, strategy.longest_wait)
+    if rank:
+        experiment.fit(config, directory, link)
+        return
+    with directories.locked(directory, shared=True):
+        directories.log_to(directory)
+        experiment.fit(config, directory, link)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), *sys.argv[5:])

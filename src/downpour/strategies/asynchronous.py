@@ -1,0 +1,148 @@
+"""What strategies share whose workers do not wait for each other: one process, as Lightning sees it, and a link."""
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
+
+from downpour.checkpoints import capture_rank, restore_rank
+from downpour.config import ConfigError
+from downpour.failures import FAILED, Failed
+from downpour.run import Run, process
+from downpour.strategies.base import Parallelism
+from downpour.strategies.board import EPISODES, STATE
+from downpour.strategies.launch import launch
+from downpour.strategies.link import Link
+from downpour.trainer import Hardware
+
+log = logging.getLogger(__name__)
+
+
+class Asynchronous(Parallelism, SingleDeviceStrategy):
+    """Workers of a run that talk to servers only, never to each other: one that dies is missed by nobody.
+
+    Rank 0 evaluates, records and saves; when it ends, so does the run. There is no process group: Lightning would have
+    the ranks wait for each other before each batch.
+
+    Attributes:
+        link: to the servers.
+    """
+
+    launch = staticmethod(launch)
+    link: Link
+    run: Run
+
+    def __init__(self, hardware: Hardware, *, servers: int, seconds: float):
+        """
+        Args:
+            servers: processes that the workers talk to.
+            seconds: longest wait for an answer.
+        """
+        rank = process()[0] % hardware.devices
+        super().__init__(device=torch.device("cuda", rank) if hardware.accelerator == "gpu" else torch.device("cpu"))
+        self.seconds = {"communicating": 0.0}
+        self.servers, self.longest_wait = servers, seconds
+        self._reason = ""
+        self._states: dict[int, Any] = {}
+
+    def attach(self, link: Link, run: Run) -> None:
+        """Give it the connection to the servers, before training."""
+        self.link, self.run = link, run
+        self.global_rank = run.rank
+
+    @property
+    def is_global_zero(self) -> bool:
+        return self.run.rank == 0
+
+    def callbacks(self, own: list[Callback]) -> list[Callback]:
+        """Those of this rank, around what the configuration names (nothing, on all but rank 0)."""
+        return [Exchange(self), *own]
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        super().load_model_state_dict(checkpoint, strict)
+        self._states = dict(enumerate(checkpoint["ranks"]))
+
+    def on_train_start(self) -> None:
+        """Rank 0 has restored what there was to restore: the others begin from that."""
+        module: Any = self.lightning_module
+        if self.run.rank == 0:
+            self.link.publish({"weights": module.state_dict(), "ranks": self._states})
+            return
+        published = self.link.join()
+        if published is None:
+            raise Failed(FAILED, "rank 0 has gone", lost=True)
+        module.load_state_dict(published["weights"])
+        if self.run.rank in published["ranks"]:
+            restore_rank(published["ranks"][self.run.rank], module.trainer.datamodule, module)
+        self.link.report(module.trainer.datamodule.own_steps, module.gradient_steps)
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """Rank 0's items and what the other workers have left for it since the last time."""
+        return items + [item for _, part in self.link.collect(EPISODES) for item in part]
+
+    def gather_states(self, mine: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """What each worker has to save, rank 0's first; None of one that went before it could say."""
+        states: dict[int, Any] = {**self._states, **dict(self.link.collect(STATE, ask=True)), 0: mine}
+        return [states.get(rank) for rank in range(max(self.run.world_size, *states) if states else 1)]
+
+    def flush(self) -> None:
+        """Send what has been kept back."""
+
+    def snapshot(self) -> None:
+        """Have this rank's parameters be those of the run."""
+
+    def metrics(self, gradient_steps: int) -> dict[str, float]:
+        self.traffic += self.link.take_traffic()
+        return super().metrics(gradient_steps)
+
+    def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
+        if not hasattr(data, "own_steps"):
+            raise ConfigError("strategy", self.name, f"data={data.stream} has nothing to divide: use strategy=auto")
+
+    def on_exception(self, exception: BaseException) -> None:
+        self._reason = f"{type(exception).__name__}: {exception}".splitlines()[0]
+
+    def teardown(self) -> None:
+        with contextlib.suppress(Failed):  # of a server that has gone there is no leave to take
+            if self.run.rank == 0:
+                self.link.stop()
+            self.link.leave(self._reason)
+        super().teardown()
+
+
+class Exchange(Callback):
+    """After each round, tell the servers how far this worker is and do what rank 0 asks for."""
+
+    def __init__(self, strategy: Asynchronous):
+        self.strategy, self.answered = strategy, 0
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        link, data = self.strategy.link, trainer.datamodule
+        for worker, reason in link.report(data.own_steps, pl_module.gradient_steps):
+            if reason:
+                log.warning("worker %d has gone (%s): the run goes on without it", worker, reason)
+        if self.strategy.run.rank == 0:
+            return
+        if link.stopping:
+            trainer.should_stop = True
+        if hasattr(data, "take_episodes") and (episodes := data.take_episodes()):
+            link.post(EPISODES, [tuple(episode) for episode in episodes])
+        if link.asked > self.answered:
+            self._post_state(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.strategy.run.rank == 0:
+            self.strategy.snapshot()
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        if self.strategy.run.rank:
+            self._post_state(trainer, pl_module)
+
+    def _post_state(self, trainer: Any, algorithm: Any) -> None:
+        self.answered = self.strategy.link.asked
+        self.strategy.flush()
+        self.strategy.link.post(STATE, capture_rank(trainer.datamodule, algorithm))

@@ -1,0 +1,210 @@
+"""A worker's side of the conversation with the servers of its run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from downpour.failures import Failed
+from downpour.run import Made
+from downpour.strategies.blocks import Block, divide, shape_of
+from downpour.strategies.messages import Kind, pack, unpack
+from downpour.strategies.parameter_server import WANTS_PARAMETERS
+from downpour.strategies.transport import Channel, Frame, Lost, Refused, connect
+
+
+@dataclass
+class Part:
+    """What of one optimizer's parameters lies on one server.
+
+    Attributes:
+        index: which of them.
+        gradient, parameters: staging for what is sent and what comes.
+        version: of the parameters that were fetched last.
+    """
+
+    server: int
+    index: list[int]
+    gradient: Block
+    parameters: Block
+    version: int = 0
+
+
+class Link:
+    """All servers of the run, as one of its workers sees them.
+
+    Attributes:
+        others: what the other workers have done.
+        asked: the newest request of rank 0 for a checkpoint.
+        stopping: rank 0 wants the run to end.
+    """
+
+    def __init__(self, addresses: Sequence[tuple[str, int]], token: bytes, rank: int, seconds: float):
+        """
+        Args:
+            addresses: of the servers.
+            token: the secret of the run.
+            rank: of this worker.
+            seconds: longest wait for an answer.
+
+        Raises:
+            Failed: a server cannot be reached.
+        """
+        self.rank, self.addresses = rank, addresses
+        self.channels: list[Channel] = []
+        self.sets: list[list[Part]] = []
+        self.others, self.asked, self.stopping, self._traffic = Made(), 0, False, 0
+        for number, address in enumerate(addresses):
+            try:
+                self.channels.append(connect(address, token, seconds))
+            except (Lost, Refused) as error:
+                wait = f" after {seconds:g} s" if isinstance(error, Lost) else ""
+                raise self._lost(number, f"cannot be used{wait}: {error}") from None
+            self._send(number, Kind.HELLO, rank)
+
+    def take_traffic(self) -> int:
+        """Bytes sent and received since the last call."""
+        total = sum(channel.sent + channel.received for channel in self.channels)
+        before, self._traffic = self._traffic, total
+        return total - before
+
+    def divide(self, sets: Sequence[Sequence[Tensor]]) -> None:
+        """Agree with the servers, without a word, on who keeps which parameters of each optimizer."""
+        self.sets = []
+        for tensors in sets:
+            shapes = [shape_of(tensor) for tensor in tensors]
+            parts = []
+            for server, index in enumerate(divide(shapes, len(self.channels))):
+                if index:
+                    own = [shapes[i] for i in index]
+                    parts.append(Part(server, index, Block(own), Block(own)))
+            self.sets.append(parts)
+
+    def create(self, sets: Sequence[Sequence[Tensor]]) -> None:
+        """Have the servers keep the parameters as they are here."""
+        for server in range(len(self.channels)):
+            mine = [next((p for p in parts if p.server == server), None) for parts in self.sets]
+            tensors = [
+                [] if part is None else [values[i] for i in part.index] for values, part in zip(sets, mine, strict=True)
+            ]
+            self._ask(server, Kind.CREATE, content=[[tuple(shape_of(t)) for t in own] for own in tensors])
+            state = [{"parameters": [t.detach().cpu() for t in own]} if own else None for own in tensors]
+            self._ask(server, Kind.RESTORE, content={"sets": state, "steps": {}})
+
+    @torch.no_grad()
+    def push(self, number: int, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor] | None) -> int:
+        """Send gradients of optimizer `number`; given its parameters, replace them by what they are then.
+
+        Returns:
+            The gradient's staleness, the largest over the servers.
+        """
+        parts = self.sets[number]
+        wants = WANTS_PARAMETERS if parameters is not None else 0
+        for part in parts:
+            own = [gradients[i] for i in part.index]
+            self._send(part.server, Kind.PUSH, number, part.version, wants, parts=_staged(part.gradient, own))
+        return max(self._updated(number, part, parameters) for part in parts)
+
+    @torch.no_grad()
+    def fetch(self, number: int, parameters: Sequence[Tensor]) -> None:
+        """Replace the parameters of optimizer `number` by what they are on the servers."""
+        for part in self.sets[number]:
+            self._send(part.server, Kind.FETCH, number, 0, WANTS_PARAMETERS)
+        for part in self.sets[number]:
+            self._updated(number, part, parameters)
+
+    def _updated(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
+        answer = self._receive(part.server, {(Kind.DONE, number): part.parameters.buffer[: part.parameters.size]})
+        if parameters is not None:
+            part.version = answer.b
+            torch._foreach_copy_([parameters[i] for i in part.index], part.parameters.tensors)
+        return answer.c
+
+    def capture(self) -> list[dict[str, Any]]:
+        """The state of every server."""
+        return [unpack(self._ask(server, Kind.CAPTURE).content) for server in range(len(self.channels))]
+
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Set every server to a state."""
+        for server, state in enumerate(states):
+            self._ask(server, Kind.RESTORE, content=state)
+
+    def statistics(self) -> list[list[dict[str, Any]]]:
+        """Of every set, those of the servers that keep a part of it; see `ParameterServer.statistics`."""
+        found = [unpack(self._ask(server, Kind.STATISTICS).content) for server in range(len(self.channels))]
+        return [[each[number] for each in found if each[number]] for number in range(len(self.sets))]
+
+    def report(self, steps: int, gradient_steps: int) -> list[tuple[int, str]]:
+        """Say how far this worker is; hear how far the others are and what is asked for.
+
+        Returns:
+            To rank 0: workers that have gone since the last time, and why.
+        """
+        answer = self._ask(0, Kind.REPORT, steps, gradient_steps)
+        self.others.steps, self.others.gradient_steps = answer.a, answer.b
+        self.asked, self.stopping = answer.c, bool(answer.d)
+        return [(worker, reason) for worker, reason in unpack(answer.content)] if answer.content else []
+
+    def post(self, box: int, value: Any) -> None:
+        """Leave something for rank 0."""
+        self._ask(0, Kind.POST, box, self.asked, content=value)
+
+    def collect(self, box: int, *, ask: bool = False) -> list[tuple[int, Any]]:
+        """(worker, what it left) of all others; `ask` for it first, and wait."""
+        count = self._ask(0, Kind.COLLECT, box, 0, ask).a
+        frames = [self._receive(0) for _ in range(count)]
+        return [(frame.a, unpack(frame.content)) for frame in frames]
+
+    def publish(self, value: Any) -> None:
+        """Let the others begin, from this."""
+        self._ask(0, Kind.PUBLISH, content=value)
+
+    def join(self) -> Any:
+        """Wait until rank 0 has published, and what; None if it has gone."""
+        content = self._ask(0, Kind.JOIN).content
+        return unpack(content) if content else None
+
+    def stop(self) -> None:
+        """Have the others end."""
+        self._ask(0, Kind.STOP)
+
+    def leave(self, reason: str = "") -> None:
+        """Go, and say why if it is too early."""
+        for server in range(len(self.channels)):
+            self._send(server, Kind.LEAVE, parts=(reason.encode(),))
+            self._receive(server)
+            self.channels[server].close()
+
+    def _ask(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, content: Any = None) -> Frame:
+        self._send(server, kind, a, b, c, parts=() if content is None else (pack(content),))
+        return self._receive(server)
+
+    def _send(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, parts: Sequence[Any] = ()) -> None:
+        try:
+            self.channels[server].send(kind, a, b, c, parts=parts)
+        except Lost as error:
+            raise self._lost(server, f"has gone ({error})") from None
+
+    def _receive(self, server: int, into: dict[tuple[int, int], memoryview] | None = None) -> Frame:
+        try:
+            return self.channels[server].receive(into)
+        except Lost as error:
+            raise self._lost(server, f"has gone ({error})") from None
+
+    def _lost(self, server: int, what: str) -> Failed:
+        host, port = self.addresses[server]
+        return Failed(1, f"strategy: server {server} at {host}:{port} {what}", lost=True)
+
+
+def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """The gradients as buffers to send: as they are where that is what the block would hold."""
+    kinds = {(t.dtype, t.device.type, t.is_contiguous()) if t is not None else None for t in tensors}
+    if kinds in ({(torch.float32, "cpu", True)}, {(torch.float64, "cpu", True)}):
+        return (*(t.detach().numpy() for t in tensors if t is not None), b"\1" * len(tensors))
+    there = [(to, tensor) for to, tensor in zip(block.tensors, tensors, strict=True) if tensor is not None]
+    if there:
+        torch._foreach_copy_([to for to, _ in there], [tensor for _, tensor in there])
+    block.mask[:] = bytes(tensor is not None for tensor in tensors)
+    return (block.buffer,)

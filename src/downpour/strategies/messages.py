@@ -1,0 +1,42 @@
+"""What frames mean, and plain data as their content: reading it runs no code."""
+
+import io
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+
+class Kind(IntEnum):
+    """Of a frame."""
+
+    HELLO = 1  # worker number: the first word on every connection
+    DONE = 2
+    CREATE = 3  # shapes of every set
+    CAPTURE = 4
+    RESTORE = 5
+    STATISTICS = 6
+    PUSH = 7  # set, version, whether parameters are wanted
+    FETCH = 8
+    REPORT = 9  # steps, gradient steps
+    POST = 10  # box, number
+    COLLECT = 11  # box, number, whether to wait for all
+    PUBLISH = 12
+    JOIN = 13
+    STOP = 14
+    LEAVE = 15
+    EVALUATE = 16  # Sandblaster's: a point to evaluate
+    TASK = 17
+    RESULT = 18
+
+
+def pack(value: Any) -> memoryview:
+    """Containers, numbers, text and tensors as bytes."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getbuffer()
+
+
+def unpack(content: memoryview) -> Any:
+    """The inverse of `pack`."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -1,0 +1,191 @@
+"""The parameter server of Dean et al. (2012): keeps parameters, applies gradients as they arrive."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from downpour.strategies.blocks import Block, Shape
+from downpour.strategies.board import Board
+from downpour.strategies.messages import Kind, pack, unpack
+from downpour.strategies.transport import Channel, Frame
+
+WANTS_PARAMETERS = 1
+OptimizerFactory = Callable[[Sequence[nn.Parameter]], Optimizer]
+
+
+class ParameterSet:
+    """A server's part of the parameters of one optimizer.
+
+    Attributes:
+        version: updates so far.
+        staleness: (worker, updates by others between its fetch and the arrival of its gradient) -> how often.
+        dropped: gradients that were too stale.
+    """
+
+    def __init__(
+        self, shapes: Sequence[Shape], make_optimizer: OptimizerFactory, *, bound: int | None, aware: bool = False
+    ):
+        """
+        Args:
+            bound: drop a gradient that is staler than this.
+            aware: divide the step size by the staleness (Zhang et al. 2016, eq. 6).
+        """
+        self.shapes, self.bound, self.aware = list(shapes), bound, aware
+        self.block = Block(shapes)
+        self.parameters = [nn.Parameter(tensor) for tensor in self.block.tensors]
+        self.optimizer = make_optimizer(self.parameters)
+        self.version = self.dropped = 0
+        self.staleness: Counter[tuple[int, int]] = Counter()
+        self.lock = threading.Lock()
+
+    def apply(self, gradient: Block, fetched: int, worker: int) -> tuple[int, bool]:
+        """Make one update, unless the gradient is too stale; hold the lock.
+
+        Args:
+            gradient: of the same shapes; its mask says which parameters have one.
+            fetched: the version it was computed at.
+
+        Returns:
+            Its staleness, and whether it was applied.
+        """
+        staleness = self.version - fetched
+        self.staleness[worker, staleness] += 1
+        if self.bound is not None and staleness > self.bound:
+            self.dropped += 1
+            return staleness, False
+        for parameter, value, counts in zip(self.parameters, gradient.tensors, gradient.mask, strict=True):
+            parameter.grad = value if counts else None
+        if self.aware and staleness > 1:
+            self._shorter_step(staleness)
+        else:
+            self.optimizer.step()
+        self.version += 1
+        return staleness, True
+
+    def _shorter_step(self, staleness: int) -> None:
+        full = [group["lr"] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["lr"] / staleness
+        self.optimizer.step()
+        for group, lr in zip(self.optimizer.param_groups, full, strict=True):
+            if "base_lr" not in group:  # otherwise its schedule has set the next one
+                group["lr"] = lr
+
+    def capture(self) -> dict[str, Any]:
+        """All of it, as plain data."""
+        with self.lock:
+            return {
+                "parameters": [p.detach().clone() for p in self.parameters],
+                "optimizer": self.optimizer.state_dict(),
+                "version": self.version,
+                "staleness": [[*key, count] for key, count in self.staleness.items()],
+                "dropped": self.dropped,
+            }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned, or from a part of it."""
+        with self.lock, torch.no_grad():
+            for parameter, value in zip(self.parameters, state.get("parameters", self.parameters), strict=True):
+                parameter.copy_(value)
+            if "optimizer" in state:
+                self.optimizer.load_state_dict(state["optimizer"])
+            self.version, self.dropped = state.get("version", 0), state.get("dropped", 0)
+            self.staleness = Counter({(worker, s): count for worker, s, count in state.get("staleness", ())})
+
+
+class ParameterServer:
+    """One of the servers of a run. Server 0 also keeps the board, on which its workers leave word for each other."""
+
+    def __init__(self, make_optimizer: OptimizerFactory, board: Board, *, bound: int | None, aware: bool):
+        self.make_optimizer, self.board, self.bound, self.aware = make_optimizer, board, bound, aware
+        self.sets: list[ParameterSet | None] = []
+
+    def serve(self, channel: Channel) -> None:
+        """Answer one worker until it has gone; each has a thread of its own.
+
+        Raises:
+            Lost: it went without a word.
+        """
+        worker = channel.receive().a
+        blocks: dict[int, Block] = {}
+        into: dict[tuple[int, int], memoryview] = {}
+        replies: dict[int, memoryview] = {}
+        with self.board.presence(worker):
+            while True:
+                frame = channel.receive(into)
+                if frame.kind == Kind.PUSH or frame.kind == Kind.FETCH:
+                    number = frame.a
+                    if number not in blocks:
+                        shapes = self.set(number).shapes
+                        blocks[number] = Block(shapes)
+                        into[Kind.PUSH, number] = blocks[number].buffer
+                        replies[number] = memoryview(bytearray(blocks[number].size))
+                        if frame.kind == Kind.PUSH:  # the first went elsewhere
+                            blocks[number].buffer[:] = frame.content
+                    self._exchange(channel, worker, frame, blocks[number], replies[number])
+                elif frame.kind == Kind.LEAVE:
+                    self.board.leave(worker, bytes(frame.content).decode())
+                    channel.send(Kind.DONE)
+                    return
+                elif not self._keep(channel, frame):
+                    self.board.answer(channel, worker, frame)
+
+    def set(self, number: int) -> ParameterSet:
+        """The parameters of optimizer `number`."""
+        found = self.sets[number]
+        assert found is not None
+        return found
+
+    def _exchange(self, channel: Channel, worker: int, frame: Frame, block: Block, reply: memoryview) -> None:
+        _, number, fetched, wants, _, _ = frame
+        own = self.set(number)
+        staleness, applied = 0, True
+        with own.lock:
+            if frame.kind == Kind.PUSH:
+                staleness, applied = own.apply(block, fetched, worker)
+            version = own.version
+            if wants:  # what is sent must not change on the way
+                reply[:] = own.block.buffer[: own.block.size]
+        channel.send(Kind.DONE, number, version, staleness, applied, (reply,) if wants else ())
+
+    def _keep(self, channel: Channel, frame: Frame) -> bool:
+        if frame.kind == Kind.CREATE:
+            self.sets = []
+            for shapes in unpack(frame.content):
+                known = [Shape(tuple(size), dtype) for size, dtype in shapes]
+                own = ParameterSet(known, self.make_optimizer, bound=self.bound, aware=self.aware) if known else None
+                self.sets.append(own)
+            channel.send(Kind.DONE)
+        elif frame.kind == Kind.CAPTURE:
+            sets = [own and own.capture() for own in self.sets]
+            channel.send(Kind.DONE, parts=(pack({"sets": sets, "steps": self.board.steps}),))
+        elif frame.kind == Kind.RESTORE:
+            state = unpack(frame.content)
+            for own, part in zip(self.sets, state["sets"], strict=True):
+                if own is not None:
+                    own.restore(part)
+            self.board.steps.update(state["steps"])
+            channel.send(Kind.DONE)
+        elif frame.kind == Kind.STATISTICS:
+            channel.send(Kind.DONE, parts=(pack(self.statistics()),))
+        else:
+            return False
+        return True
+
+    def statistics(self) -> list[Any]:
+        """For each set: updates, dropped gradients, staleness, step size."""
+        found: list[Any] = []
+        for own in self.sets:
+            if own is None:
+                found.append(None)
+                continue
+            with own.lock:
+                rows = [[*key, count] for key, count in own.staleness.items()]
+                lr = float(own.optimizer.param_groups[0]["lr"])
+                found.append({"updates": own.version, "dropped": own.dropped, "staleness": rows, "lr": lr})
+        return found

@@ -1,0 +1,210 @@
+"""Downpour SGD: what one worker does is plain SGD; several survive each other."""
+
+import json
+import os
+import signal
+import socket
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.commands import ROOT, SMALL, Commands, checkpoint, rows
+from tests.strategies.servers import running, tensors
+from tests.supervised import configuration, train
+from tests.training import QUIET, composed
+
+from downpour import directory as directories
+from downpour import evaluate, experiment
+from downpour.config import ConfigError
+from downpour.strategies.remote import Remote
+
+DIGITS = ("algo=supervised", "eval_every=20", "data.updates=7", "schedule=cosine", "schedule.steps=80")
+TWO = (*SMALL, "algo=dqn", "trainer=ddp_cpu", "strategy=downpour", "strategy.seconds=20")
+
+
+def fit(config: dict[str, Any], directory: Path, servers: int = 1) -> None:
+    """Train as the one worker of a run whose servers are threads of this process."""
+    if not config["resume"]:
+        directories.write_config(directory, config, {})
+    with running(partial(experiment.build_optimizer, config), servers) as connect:
+        experiment.fit(config, directory, connect(0))
+
+
+def assert_same(run: Path, other: Path) -> None:
+    mine, theirs = checkpoint(run), checkpoint(other)
+    assert mine["step"] == theirs["step"]
+    assert mine["gradient_steps"] == theirs["gradient_steps"] > 0
+    for name, value in theirs["state_dict"].items():
+        assert torch.equal(mine["state_dict"][name], value), name
+    for a, b in zip(mine["optimizer_states"], theirs["optimizer_states"], strict=True):
+        assert a["param_groups"] == b["param_groups"]
+        assert a["state"].keys() == b["state"].keys()
+        for index, state in b["state"].items():
+            assert all(torch.equal(torch.as_tensor(a["state"][index][n]), torch.as_tensor(v)) for n, v in state.items())
+    for row, expected in zip(rows(run / "metrics.csv"), rows(other / "metrics.csv"), strict=True):
+        names = [name for name in expected if not name.startswith("test/")]  # looked at where a run ends
+        assert [row[name] for name in names] == [expected[name] for name in names]
+
+
+@pytest.mark.parametrize(("servers", "optimizer"), [(1, "sgd"), (2, "adagrad")])
+def test_one_worker_is_plain_sgd(tmp_path: Path, servers: int, optimizer: str) -> None:
+    options = (*DIGITS, f"optimizer={optimizer}", "callbacks.recorder.every=10")
+    train(tmp_path / "plain", *options, "total_gradient_steps=80")
+    downpour = (*options, "strategy=downpour", f"strategy.servers={servers}")
+    run = tmp_path / "downpour"
+    fit(configuration(run, *downpour, "total_gradient_steps=40"), run, servers)
+    again = configuration(run, *downpour, "total_gradient_steps=80")
+    fit({**again, "resume": str(run)}, run, servers)
+    assert_same(run, tmp_path / "plain")
+    staleness = rows(run / "staleness.csv")
+    assert [row["server"] for row in staleness] == [str(server) for server in range(servers)]
+    assert {(row["staleness"], row["updates"]) for row in staleness} == {("0", "80")}
+
+
+def test_several_optimizers(tmp_path: Path) -> None:
+    options = (*QUIET, "algo=td3", "env=pendulum", "model.hidden=[16]", "data.warmup=64", "data.updates=3")
+    options = (
+        *options,
+        "total_env_steps=1024",
+        "eval_every=512",
+        "data.num_envs=4",
+        "logger=[]",
+        "algo.random_steps=0",
+    )
+    for name, strategy in (("plain", "auto"), ("downpour", "downpour")):
+        config = experiment.validate(composed(*options, f"strategy={strategy}"))
+        directories.write_config(tmp_path / name, config, {})
+        experiment.fit(config, tmp_path / name) if strategy == "auto" else fit(config, tmp_path / name, 2)
+    assert_same(tmp_path / "downpour", tmp_path / "plain")
+
+
+@pytest.mark.parametrize(("n_push", "n_fetch", "local"), [(1, 3, True), (2, 3, False), (4, 2, True)])
+def test_pushing_and_fetching_now_and_then(n_push: int, n_fetch: int, local: bool) -> None:
+    """Dean et al. (2012), Algorithm 1.1, line by line."""
+    alpha = 0.1
+    make = partial(torch.optim.SGD, lr=alpha)
+    with running(make) as connect:
+        link = connect(0)
+        mine = [torch.nn.Parameter(t) for t in tensors(0)]
+        link.divide([mine])
+        link.create([mine])
+        remote = Remote(make(mine), 0, link, n_push=n_push, n_fetch=n_fetch, local_steps=local)
+        server = tensors(0)
+        parameters, accrued = [t.clone() for t in server], [torch.zeros_like(t) for t in server]
+        for step in range(1, 20):
+            gradients = tensors(step)
+            for parameter, gradient in zip(mine, gradients, strict=True):
+                parameter.grad = gradient
+            remote.step()
+            accrued = [a + g for a, g in zip(accrued, gradients, strict=True)]
+            if local:
+                parameters = [p - alpha * g for p, g in zip(parameters, gradients, strict=True)]
+            if step % n_push == 0:
+                server = [p - alpha * a for p, a in zip(server, accrued, strict=True)]
+                accrued = [torch.zeros_like(a) for a in accrued]
+            if step % n_fetch == 0:
+                parameters = [p.clone() for p in server]
+            assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, parameters, strict=True)), step
+        remote.flush()
+        server = [p - alpha * a for p, a in zip(server, accrued, strict=True)]
+        link.fetch(0, mine)
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, server, strict=True))
+
+
+def process(run: Path, role: str, rank: int = 0) -> list[int]:
+    """The process of a run that is a server or a worker."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            arguments = path.read_bytes().split(b"\0")
+            if role.encode() in arguments and str(run).encode() in arguments:
+                variables = (path.parent / "environ").read_bytes().split(b"\0")
+                found += [int(path.parent.name)] if f"RANK={rank}".encode() in variables else []
+        except OSError:
+            continue
+    return found
+
+
+def found(path: Path) -> list[dict[str, str]]:
+    return rows(path) if path.exists() else []
+
+
+def test_workers_and_servers_that_die(commands: Commands) -> None:
+    """Two Gorila-style learners: one is killed; the run goes on, is stopped, resumed, and loses its server."""
+    run = commands.folder / "run"
+    length = "total_env_steps=1000000"
+    running = commands.start(*TWO, f"hydra.run.dir={run}", length)
+    last = run / "checkpoints" / "last.ckpt"
+    running.wait_until(lambda: {"0", "1"} <= {row["worker"] for row in found(run / "staleness.csv")})
+    running.wait_until(lambda: any(int(row["environment"]) >= 4 for row in found(run / "episodes.csv")))
+    before = last.stat().st_mtime_ns if last.exists() else 0
+    running.wait_until(lambda: last.exists() and last.stat().st_mtime_ns > before)
+    (victim,) = process(run, "worker", 1)
+    os.kill(victim, signal.SIGKILL)
+    running.wait_until(lambda: "worker 1 has gone" in (run / "train.log").read_text())
+    before = len(rows(run / "metrics.csv"))
+    running.wait_until(lambda: len(rows(run / "metrics.csv")) > before + 12)
+    running.kill(signal.SIGTERM)
+    ended = running.wait()
+    assert ended.code == 128 + signal.SIGTERM
+    lines = ended.err.splitlines()
+    assert lines[0] == "running in run"
+    (told,) = (line for line in lines if line.startswith("worker 1 has gone ("))
+    assert told.endswith("): the run goes on without it")
+    assert lines[-2:] == ["stopped by SIGTERM; the run is saved. To go on:", "  python src/train.py resume=run"]
+    assert all(line.startswith("env_steps") or line in (lines[0], told, *lines[-2:]) for line in lines)
+    assert not process(run, "worker", 0) and not process(run, "server")
+    saved = checkpoint(run)
+    assert len(saved["ranks"]) == 2 and saved["ranks"][1]["gradient_steps"] > 0  # what it had said while it lived
+    assert {int(row["environment"]) // 4 for row in rows(run / "episodes.csv")} == {0, 1}
+    assert {row["worker"] for row in rows(run / "staleness.csv")} == {"0", "1"}
+    metrics = [row for row in rows(run / "metrics.csv") if row["strategy/updates"]]
+    assert float(metrics[-1]["strategy/updates"]) >= float(metrics[-1]["train/gradient_steps"]) - 2 * 2
+    assert evaluate.main([f"run={run}", "episodes=2", "checkpoint=last"], ROOT / "conf" / "eval.yaml") == 0
+
+    running = commands.start(f"resume={run}")
+    running.wait_until(lambda: len(rows(run / "metrics.csv")) > len(metrics) + 12)
+    assert process(run, "worker", 1)
+    steps = [int(row["env_steps"]) for row in rows(run / "metrics.csv")]
+    assert steps == sorted(steps)
+    os.kill(process(run, "server")[0], signal.SIGKILL)
+    ended = running.wait()
+    assert ended.code == 1
+    assert ended.err.splitlines()[-2:] == [
+        "error: parameter server 0 was ended by SIGKILL",
+        "the last checkpoint is whole: python src/train.py resume=run",
+    ]
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    for _ in range(100):
+        if not process(run, "worker", 1):
+            break
+        time.sleep(0.1)
+    assert not process(run, "worker", 1)
+
+
+def test_a_port_in_use(commands: Commands) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = commands.run(*TWO, f"trainer.port={port}")
+    assert ended.code == 2
+    (line,) = ended.err.splitlines()
+    assert f"trainer.port={port}: no parameter server can listen at 127.0.0.1 (Address already in use)" in line
+
+
+def test_what_cannot_be(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    from downpour.launch import launcher
+    from downpour.trainer import Hardware
+
+    config = {"strategy": {"_target_": "downpour.strategies.downpour.Downpour"}}
+    with pytest.raises(ConfigError, match="several nodes need a common secret: set DOWNPOUR_TOKEN"):
+        start = launcher(config, Hardware(accelerator="cpu"))
+        assert start is not None
+        start(config, commands.folder, Hardware(accelerator="cpu", nodes=2, port=1))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "somebody's")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="strategy=Downpour: starts its processes by itself: leave torchrun out"):
+        launcher(config, Hardware(accelerator="cpu", devices=2))
