@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from downpour.algorithms.reinforce import Reinforce, score_function_loss
 from downpour.algorithms.returns import sums_to_come
+from downpour.analysis.runs import RunDirectory
+from downpour.analysis.trials import by_episode
 from downpour.config import ConfigError
 from downpour.environments.bandits import ContextualBandit, ContinuousBandit
 from downpour.networks import Linear
@@ -203,3 +205,52 @@ def test_it_learns_a_bandit(tmp_path: Path) -> None:
     row = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     found = dict(zip(row[0].split(","), row[-1].split(","), strict=True))
     assert float(found["eval/return_mean"]) > 0.85 * best
+
+
+def test_a_thousand_trials_find_the_best_random_policy(tmp_path: Path) -> None:
+    """Sutton and Barto's Example 13.1: right with p = 0.59 is worth -11.6, and no deterministic policy gets out."""
+    shorter = ("model.initial=[0.3,-0.3]", "total_env_steps=9_000_000", "eval_every=9_000_000", "schedule.steps=110")
+    train(tmp_path / "run", "experiment=short_corridor", *shorter, "optimizer.lr=2", "callbacks.evaluation.num_envs=2")
+    run = RunDirectory(tmp_path / "run")
+    returns, _ = by_episode(run)
+    assert returns.shape[0] == 1000 and returns.shape[1] >= 60
+    first, last = returns[:, 0].mean(), returns[:, -10:].mean()
+    p = 1 / (1 + np.exp(0.6))
+    assert first == pytest.approx((2 * p - 4) / (p * (1 - p)), abs=4 * returns[:, 0].std() / 1000**0.5)
+    assert last == pytest.approx(-11.66, abs=0.6)
+    theta = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["policy.weight"]
+    right = theta.softmax(-1)[:, 1]
+    assert float(right.mean()) == pytest.approx(0.59, abs=0.06)
+
+
+PEAKS = ("algo=reinforce", "env=continuous_bandit", "data.num_envs=64", "optimizer.lr=3e-3", "data.episodes_each=2")
+MIXTURE = ("model/head=mixture_of_gaussians", "algo.head.weights=fixed", "algo.head.learn_sigma=true")
+
+
+def near_the_peaks(rule: Any, x: Tensor, within: float = 0.3) -> Tensor:
+    """P(|A - peak| < within) for the upper and the lower peak of each context [contexts, 2], by integration."""
+    grid = torch.linspace(-8, 8, 8001)
+    density = torch.stack([rule.head.distribution(o[None]).log_prob(grid[:, None]).exp() for o in rule.policy(x)])
+    peaks = torch.stack([1 + x[:, 0] / 2, -1 - x[:, 0] / 2], 1)
+    inside = (grid - peaks[..., None]).abs() < within
+    return (density[:, None] * inside).sum(-1) * float(grid[1] - grid[0])
+
+
+def most_of_one_gaussian(within: float = 0.3) -> float:
+    """The greatest min(P near +1, P near -1) of any Gaussian: by symmetry its mean is 0, and one number is left."""
+    sigma = torch.linspace(0.05, 5, 5000)
+    normal = torch.distributions.Normal(0.0, sigma)
+    return float((normal.cdf(torch.tensor(1 + within)) - normal.cdf(torch.tensor(1 - within))).max())
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_mixture_is_at_both_peaks_where_no_gaussian_can_be(tmp_path: Path, seed: int) -> None:
+    options = (*PEAKS, *MIXTURE, f"seed={seed}", "total_env_steps=60_000", "eval_every=60_000", "logger=[]")
+    train(tmp_path / "run", *options)
+    rule = algorithm(tmp_path / "again", *options)
+    rule.load_state_dict(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    with torch.no_grad():
+        found = near_the_peaks(rule, torch.tensor([[-0.5], [0.0], [0.5]]))
+    assert most_of_one_gaussian() == pytest.approx(0.147, abs=0.002)
+    assert found[1].min() > 2 * most_of_one_gaussian()
+    assert found.min() > 0.25
