@@ -51,9 +51,14 @@ def downpour(shares: dict[str, list[float]]) -> float:
     """One training run from the command line; notes where its time went."""
     with tempfile.TemporaryDirectory() as directory:
         run([str(HERE.parent / "src" / "train.py"), *OVERRIDES, f"hydra.run.dir={directory}/run"])
-        with open(Path(directory) / "run" / "timing.csv") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    rows = [row for row in rows if row["env_steps"] > 2 * bare.WARMUP]
+        return rate(Path(directory) / "run" / "timing.csv", 2 * bare.WARMUP, shares)
+
+
+def rate(timing: Path, after: int, shares: dict[str, list[float]]) -> float:
+    """Steps a second after so many steps, from a run's timing.csv; notes where its time went."""
+    with open(timing) as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    rows = [row for row in rows if row["env_steps"] > after]
     seconds = [1 / row["time/steps_per_second"] for row in rows]  # a step, in equally long stretches
     for name in rows[0]:
         if name.startswith("time/") and name != "time/steps_per_second":

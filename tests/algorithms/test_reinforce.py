@@ -209,18 +209,19 @@ def test_it_learns_a_bandit(tmp_path: Path) -> None:
 
 def test_a_thousand_trials_find_the_best_random_policy(tmp_path: Path) -> None:
     """Sutton and Barto's Example 13.1: right with p = 0.59 is worth -11.6, and no deterministic policy gets out."""
-    shorter = ("model.initial=[0.3,-0.3]", "total_env_steps=9_000_000", "eval_every=9_000_000", "schedule.steps=110")
-    train(tmp_path / "run", "experiment=short_corridor", *shorter, "optimizer.lr=2", "callbacks.evaluation.num_envs=2")
+    start = ("model.initial=[0.4,-0.4]", "total_env_steps=9_000_000", "eval_every=9_000_000")
+    quick = ("algo.baseline=batch_mean", "optimizer.lr=4", "schedule.steps=110", "callbacks.evaluation.num_envs=2")
+    train(tmp_path / "run", "experiment=short_corridor", *start, *quick)
     run = RunDirectory(tmp_path / "run")
     returns, _ = by_episode(run)
-    assert returns.shape[0] == 1000 and returns.shape[1] >= 60
+    assert returns.shape[0] == 1000 and returns.shape[1] > 90
     first, last = returns[:, 0].mean(), returns[:, -10:].mean()
-    p = 1 / (1 + np.exp(0.6))
+    p = 1 / (1 + np.exp(0.8))
     assert first == pytest.approx((2 * p - 4) / (p * (1 - p)), abs=4 * returns[:, 0].std() / 1000**0.5)
     assert last == pytest.approx(-11.66, abs=0.6)
     theta = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["policy.weight"]
     right = theta.softmax(-1)[:, 1]
-    assert float(right.mean()) == pytest.approx(0.59, abs=0.06)
+    assert float(right.mean()) == pytest.approx(0.59, abs=0.05)
 
 
 PEAKS = ("algo=reinforce", "env=continuous_bandit", "data.num_envs=64", "optimizer.lr=3e-3", "data.episodes_each=2")

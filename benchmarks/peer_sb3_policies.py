@@ -1,0 +1,64 @@
+"""The peer: Stable-Baselines3's PPO, DDPG or TD3 with the hyperparameters of `policies.py`.
+
+python benchmarks/peer_sb3_policies.py ppo 40000
+"""
+
+import sys
+import time
+from typing import Any
+
+import policies as bench
+import torch
+from stable_baselines3 import DDPG, PPO, TD3
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
+
+FUSED = {"optimizer_kwargs": {"fused": True}}
+
+
+class Clock(BaseCallback):
+    """Notes when the warm-up was over."""
+
+    begin = 0.0
+    begin_steps = 0
+
+    def _on_step(self) -> bool:
+        if self.num_timesteps <= bench.WARMUP:
+            self.begin, self.begin_steps = time.perf_counter(), self.num_timesteps
+        return True
+
+
+def model(name: str) -> Any:
+    """The algorithm of that name."""
+    if name == "ppo":
+        return PPO(
+            "MlpPolicy",
+            make_vec_env("CartPole-v1", n_envs=bench.PPO_ENVS, seed=0),
+            n_steps=bench.PPO_STEPS,
+            batch_size=bench.PPO_ENVS * bench.PPO_STEPS // bench.PPO_MINIBATCHES,
+            n_epochs=bench.PPO_EPOCHS,
+            learning_rate=bench.PPO_LR,
+            policy_kwargs={"net_arch": [*bench.PPO_HIDDEN], **FUSED},
+            device="cpu",
+            seed=0,
+        )
+    kind: Any = {"ddpg": DDPG, "td3": TD3}[name]
+    return kind(
+        "MlpPolicy",
+        make_vec_env("Pendulum-v1", n_envs=bench.ENVS, seed=0),
+        learning_rate=bench.LR,
+        batch_size=bench.BATCH,
+        learning_starts=bench.WARMUP,
+        train_freq=bench.ROUND_STEPS,
+        gradient_steps=bench.ENVS * bench.ROUND_STEPS,
+        policy_kwargs={"net_arch": [*bench.HIDDEN], **FUSED},
+        device="cpu",
+        seed=0,
+    )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    clock = Clock()
+    trained = model(sys.argv[1]).learn(int(sys.argv[2]), callback=clock)
+    print((trained.num_timesteps - clock.begin_steps) / (time.perf_counter() - clock.begin))

@@ -1,0 +1,81 @@
+"""Environment steps a second of PPO, DDPG and TD3: this framework and Stable-Baselines3, in turn, the same settings.
+
+python benchmarks/policies.py 3
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from speed import HERE, rate, run
+
+PPO_ENVS, PPO_STEPS, PPO_EPOCHS, PPO_MINIBATCHES, PPO_LR, PPO_HIDDEN = 8, 128, 10, 4, 3e-4, (64, 64)
+ENVS, ROUND_STEPS, BATCH, LR, HIDDEN = 4, 8, 256, 1e-3, (256, 256)
+WARMUP = 1_024
+CONTROL = [
+    "env=pendulum",
+    f"data.num_envs={ENVS}",
+    f"data.round_steps={ROUND_STEPS}",
+    f"data.updates={ENVS * ROUND_STEPS}",
+    f"data.batch_size={BATCH}",
+    f"data.warmup={WARMUP}",
+    f"optimizer.lr={LR}",
+    f"model.hidden={list(HIDDEN)}",
+    "callbacks.recorder.every=256",
+]
+OURS: dict[str, tuple[int, list[str]]] = {  # steps, overrides
+    "ppo": (
+        60_000,
+        [
+            "algo=ppo",
+            "env=cartpole",
+            f"data.num_envs={PPO_ENVS}",
+            f"data.round_steps={PPO_STEPS}",
+            f"algo.epochs={PPO_EPOCHS}",
+            f"algo.minibatches={PPO_MINIBATCHES}",
+            f"optimizer.lr={PPO_LR}",
+            f"model.hidden={list(PPO_HIDDEN)}",
+            "model.activation=tanh",
+            "callbacks.recorder.every=4096",
+        ],
+    ),
+    "ddpg": (4_000, ["algo=actor_critic", *CONTROL]),
+    "td3": (4_000, ["algo=td3", *CONTROL]),
+}
+
+
+def downpour(name: str, shares: dict[str, list[float]]) -> float:
+    """One training run from the command line; notes where its time went."""
+    steps, overrides = OURS[name]
+    length = [f"total_env_steps={steps}", f"eval_every={steps}", "eval_episodes=1"]
+    with tempfile.TemporaryDirectory() as directory:
+        run([str(HERE.parent / "src" / "train.py"), *overrides, *length, f"hydra.run.dir={directory}/run"])
+        return rate(Path(directory) / "run" / "timing.csv", 2 * WARMUP, shares)
+
+
+def main(turns: int) -> str:
+    """Measure; return the table."""
+    lines = [
+        "| | downpour, steps/s (median) | Stable-Baselines3 | downpour is faster by (median) | least | greatest |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for name, (steps, _) in OURS.items():
+        shares: dict[str, list[float]] = {}
+        ours, theirs = [], []
+        for turn in range(turns):
+            ours.append(downpour(name, shares))
+            theirs.append(float(run([str(HERE / "peer_sb3_policies.py"), name, str(steps)])))
+            print(f"turn {turn + 1}  {name}: {ours[-1]:.0f} and {theirs[-1]:.0f} steps/s", file=sys.stderr)
+        ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+        numbers = f"{statistics.median(ours):.0f} | {statistics.median(theirs):.0f}"
+        spread = (statistics.median(ratios), min(ratios), max(ratios))
+        lines.append(f"| {name} | {numbers} | " + " | ".join(f"{ratio:.2f}" for ratio in spread) + " |")
+        parts = ", ".join(f"{part} {100 * statistics.median(values):.0f} %" for part, values in shares.items())
+        notes.append(f"Where its time goes with {name}: {parts}.")
+    return "\n".join([*lines, "", *notes])
+
+
+if __name__ == "__main__":
+    print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3))
