@@ -1,0 +1,197 @@
+"""The command line of scaling measurements: its own settings, and those of `train.py` for what is run."""
+
+import csv
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from downpour import composition
+from downpour.config import ConfigError, PositiveFloat, PositiveInt, check_arguments, nearest
+from downpour.settings import read_settings, show_help
+
+SUMMARY = """
+Measure how a run scales, (1): E_N = T / (N T_N), with T the time of one process and T_N that of N for the same number
+of samples. Every number of processes is run in turn, several times. Beside it stands what a cost model says, fitted to
+times measured on this machine. Settings of train.py say what is run.
+
+  python src/scale.py algo=supervised strategy=ddp,fsdp2 devices=1,2,4 model.hidden=[512,512]
+  python src/scale.py algo=supervised scaling=strong data.batch_size=512 accuracy=0.95
+
+Settings, with their defaults:
+
+"""
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """What conf/scale.yaml says, typed."""
+
+    strategy: str
+    devices: str
+    scaling: Literal["weak", "strong"]
+    turns: PositiveInt
+    sizes: str | None
+    accuracy: PositiveFloat | None
+    seeds: PositiveInt
+    servers: PositiveInt
+    predict: PositiveInt
+    out: str | None
+
+
+def main(typed: Sequence[str], defaults: Path) -> int:
+    """Run the command; returns its exit code: 0, 1 if nothing could be measured, 2 with one line on stderr for what a
+    person got wrong.
+
+    Args:
+        typed: what was typed after the command's name.
+        defaults: the YAML file with every setting of its own, its default and its meaning.
+    """
+    if show_help(typed, SUMMARY, defaults):
+        return 0
+    try:
+        own = {line.partition(":")[0] for line in defaults.read_text().splitlines()}
+        mine = [each for each in typed if each.partition("=")[0] in own]
+        settings = Settings(**check_arguments(Settings, read_settings(mine, defaults, "strategy=ddp"), ""))
+        return measure(settings, [each for each in typed if each not in mine])
+    except ConfigError as error:
+        print(f"scale: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def measure(settings: Settings, overrides: Sequence[str]) -> int:
+    """Run everything, write everything, print the table; returns the exit code."""
+    from downpour.scaling import plan, results, table
+
+    devices, strategies, sizes = _read(settings)
+    try:
+        OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
+        tasks = {size: plan.task(overrides, size) for size in sizes}
+        cases = [
+            case
+            for size, task in tasks.items()
+            for case in plan.cases(task, strategies, devices, size, settings.scaling)
+        ]
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ConfigError(message=f"{_explain(error)} (neither a setting of scale.py nor one of train.py)") from None
+    out = Path(settings.out or time.strftime("outputs/scale/%Y-%m-%d/%H-%M-%S")).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("out", out, f"cannot be written ({error.strerror}); choose another") from None
+    rows = {case: results.Row(case, samples=tasks[case.size].steps * tasks[case.size].batch) for case in cases}
+    _speeds(settings, tasks, rows)
+    measured = list(rows.values())
+    if not any(row.rates for row in measured if row.case.strategy != plan.ALONE):
+        print(f"scale: nothing could be measured: {next(r.failure for r in measured if r.failure)}", file=sys.stderr)
+        return 1
+    results.compare(measured)
+    if settings.accuracy is not None:
+        _learning(settings, tasks, rows, settings.accuracy)
+    parts = [table.markdown(measured), table.legend(settings.scaling, settings.turns)]
+    parts += _draw(settings, measured, out)
+    text = "\n\n".join(parts)
+    (out / "scale.md").write_text(f"`python src/scale.py {' '.join(sys.argv[1:])}`\n\n{text}\n")
+    (out / "scale.csv").write_text(table.comma_separated(measured))
+    print(f"{text}\n\nscale: {out}")
+    return 0
+
+
+def _read(settings: Settings) -> tuple[list[int], list[str], list[str]]:
+    try:
+        devices = sorted({int(count) for count in settings.devices.split(",")} - {1})
+    except ValueError:
+        advice = "numbers of processes with commas between, as in 1,2,4"
+        raise ConfigError("devices", settings.devices, advice) from None
+    if not devices or devices[0] < 1:
+        raise ConfigError("devices", settings.devices, "needs a number of processes above 1")
+    strategies = settings.strategy.split(",")
+    for strategy in strategies:
+        if strategy not in (known := composition.options_of("strategy")):
+            advice = f"there is no such option{nearest(strategy, known)} (there are: {', '.join(known)})"
+            raise ConfigError("strategy", strategy, advice)
+    return devices, strategies, [size.strip() for size in (settings.sizes or "").split(";")]
+
+
+def _explain(error: Exception) -> str:
+    return composition.explain(error) if not isinstance(error, OmegaConfBaseException) else str(error).splitlines()[0]
+
+
+def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
+    """Run every case in each turn."""
+    from downpour.scaling import plan, results
+
+    for turn in range(settings.turns):
+        for case, row in rows.items():
+            if row.failure:
+                continue
+            with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
+                directory = Path(scratch) / "run"
+                row.failure = plan.run(list(plan.arguments(tasks[case.size], case, directory)))
+                if row.failure:
+                    _say(f"{case.name}: {row.failure}")
+                    if case.strategy == plan.ALONE:  # what everything is compared with
+                        raise ConfigError(message=row.failure)
+                    continue
+                results.add(row, directory)
+                if not row.weights:
+                    row.weights = results.weights(directory) if case.strategy == plan.ALONE else 0
+                if not row.samples:
+                    row.samples = results.length(directory)
+            _say(f"turn {turn + 1}/{settings.turns} {case.name}: {row.rates[-1]:,.0f} samples/s".replace(",", " "))
+
+
+def _learning(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:
+    """Run the task, and each strategy with each number of processes, to a fixed accuracy."""
+    from downpour.scaling import plan, results
+
+    first = next(iter(rows)).size
+    wholes = [case for case in rows if case.size == first and (case.strategy != plan.ALONE or case == next(iter(rows)))]
+    for case in wholes:
+        row = rows[case]
+        for seed in range(settings.seeds if not row.failure else 0):
+            with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
+                directory = Path(scratch) / "run"
+                failure = plan.run(list(plan.to_accuracy(tasks[first], case, seed, directory)))
+                found = None if failure else results.reached(directory, tasks[first], wanted)
+            row.seeds += 1
+            row.steps_to += [found] if found is not None else []
+            _say(f"{case.name} seed {seed}: {failure or f'reached {wanted:g} at step {found}'}")
+
+
+def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
+    """Measure the link, fit, draw; returns what to say of the model."""
+    from downpour.scaling import link, model, pictures
+
+    said, fitted = [], None
+    if rows[0].case.batch:
+        counts = sorted({row.case.devices for row in rows} - {1})
+        times = [t for ranks in counts for t in link.all_reduce_times(ranks)]
+        synchronous = next((s for s in settings.strategy.split(",") if s == "ddp"), settings.strategy.split(",")[0])
+        fitted = model.fit_model(rows, times, link.adding_time(), synchronous)
+        said.append(model.report(fitted, rows, settings.servers))
+        with open(out / "all_reduce.csv", "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("ranks", "bytes", "seconds"), *times])
+    arguments = (settings.scaling, settings.servers, settings.predict)
+    pictures.efficiency(rows, fitted, *arguments, out / "efficiency.png")
+    pictures.speed_up(rows, out / "speedup.png")
+    if any(row.steps_to for row in rows):
+        pictures.to_accuracy(rows, settings.accuracy or 0.0, out / "accuracy.png")
+    if any(row.staleness for row in rows):
+        pictures.staleness(rows, out / "staleness.png")
+    return said
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

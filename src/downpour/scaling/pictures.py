@@ -1,0 +1,119 @@
+"""The pictures of a scaling measurement."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from downpour.analysis.drawing import GREY, INK, dress, figure_of, save, style_of
+from downpour.scaling.model import Model, curves
+from downpour.scaling.plan import ALONE
+from downpour.scaling.published import POINTS
+from downpour.scaling.results import Row
+
+
+def by_strategy(rows: Sequence[Row], size: str) -> dict[str, list[Row]]:
+    """Rows of one size by strategy, the number of processes rising; one process comes first in each."""
+    mine = [r for r in rows if r.case.size == size and r.rates]
+    (one, *_) = [r for r in mine if r.case.strategy == ALONE]
+    names = dict.fromkeys(r.case.strategy for r in mine if r.case.strategy != ALONE)
+    chosen = {name: [r for r in mine if r.case.strategy == name] for name in names}
+    return {name: [one, *sorted(members, key=lambda r: r.case.devices)] for name, members in chosen.items()}
+
+
+def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: int, most: int, path: Path) -> Path:
+    """E_N as measured (of the first size), with the model's; then the model's curves to `most` and published points."""
+    size = rows[0].case.size
+    groups = by_strategy(rows, size)
+    figure = figure_of(10.0, 4.6)
+    measured, predicted = figure.subplots(1, 2, sharey=True)
+    for index, (name, members) in enumerate(groups.items()):
+        color, _ = style_of(index)
+        x, y = [r.case.devices for r in members], [r.efficiency for r in members]
+        low = [r.efficiency - min(r.efficiencies) for r in members]
+        high = [max(r.efficiencies) - r.efficiency for r in members]
+        measured.errorbar(
+            x, y, [low, high], color=color, marker="o", capsize=3, linewidth=1.8, label=f"{name}, measured"
+        )
+    if model is not None:
+        most_here = max(r.case.devices for r in rows)
+        base = next(r for r in rows if r.case.size == size)
+        x = list(range(1, most_here + 1))
+        share = (lambda n: base.case.batch / n) if scaling == "strong" else (lambda n: base.case.batch)
+        y = [base.step * share(n) / base.case.batch / model.step(size, base.weights, share(n), n) for n in x]
+        measured.plot(x, y, color=INK, linestyle=":", label="all-reduce in a ring, model of this machine")
+        ranks, found = curves(model, base, scaling, servers, most)
+        for index, (name, values) in enumerate(found.items(), start=2):
+            color, stroke = style_of(index)
+            predicted.plot(ranks, values, color=color, linestyle=stroke, label=f"{name}, model")
+        for point in POINTS:
+            predicted.plot(point.ranks, point.efficiency, color=GREY, marker="x", linestyle="")
+            place = (point.ranks, point.efficiency)
+            predicted.annotate(point.label, place, (4, 4), textcoords="offset points", fontsize=7)
+    _processes(measured, "E_N = T / (N T_N)", f"{scaling} scaling, this machine")
+    _processes(predicted, "", "the model, a machine a rank; x: published")
+    measured.set_ylim(0, max(1.1, 1.05 * max(r.efficiency for r in rows if r.rates)))
+    dress(figure)
+    return save(figure, path)
+
+
+def speed_up(rows: Sequence[Row], path: Path) -> Path:
+    """T / T_N against N, a curve a model, a panel a strategy: Dean et al. 2012, Figure 3."""
+    sizes = list(dict.fromkeys(r.case.size for r in rows))
+    strategies = list(dict.fromkeys(r.case.strategy for r in rows if r.case.strategy != ALONE))
+    figure = figure_of(max(5.0, 4.0 * len(strategies)), 4.4)
+    for place, (axes, strategy) in enumerate(
+        zip(figure.subplots(1, len(strategies), squeeze=False, sharey=True)[0], strategies, strict=True)
+    ):
+        for index, size in enumerate(sizes):
+            members = by_strategy(rows, size).get(strategy, [])
+            color, stroke = style_of(index)
+            label = f"{size or 'the model'} ({members[0].weights:,} weights)".replace(",", " ") if members else None
+            x = [r.case.devices for r in members]
+            axes.plot(x, [r.case.devices * r.efficiency for r in members], stroke, color=color, marker="o", label=label)
+        most = max(r.case.devices for r in rows)
+        axes.plot([1, most], [1, most], color=GREY, linewidth=0.8, linestyle=":", label="ideal")
+        _processes(axes, "" if place else "speed-up T / T_N", strategy)
+    dress(figure)
+    return save(figure, path)
+
+
+def to_accuracy(rows: Sequence[Row], wanted: float, path: Path) -> Path:
+    """Time, and samples, to a fixed accuracy against N: Dean et al. 2012, Figure 5."""
+    figure = figure_of(9.0, 4.4)
+    left, right = figure.subplots(1, 2)
+    for index, (strategy, members) in enumerate(by_strategy(rows, rows[0].case.size).items()):
+        color, stroke = style_of(index)
+        there = [r for r in members if r.steps_to]
+        x = [r.case.devices for r in there]
+        left.plot(x, [r.seconds_to for r in there], stroke, color=color, marker="o", label=strategy)
+        right.plot(x, [r.samples_to for r in there], stroke, color=color, marker="o", label=strategy)
+    for axes, name in ((left, "seconds"), (right, "samples")):
+        _processes(axes, f"{name} to {wanted:g}", "")
+        axes.set_ylim(bottom=0)
+    dress(figure)
+    return save(figure, path)
+
+
+def staleness(rows: Sequence[Row], path: Path) -> Path:
+    """How many updates by others passed between a fetch and its gradient's arrival, as parts of all updates."""
+    stale = [r for r in rows if r.staleness]
+    figure = figure_of(6.0, 4.2)
+    axes = figure.subplots()
+    for index, r in enumerate(stale):
+        color, stroke = style_of(index)
+        total = sum(r.staleness.values())
+        label = f"{r.case.strategy}, {r.case.devices} processes {r.case.size}"
+        x = sorted(r.staleness)
+        axes.plot(x, [r.staleness[s] / total for s in x], stroke, color=color, marker="o", label=label)
+    axes.set_xlabel("staleness (updates by others)")
+    axes.set_ylabel("part of the updates")
+    dress(figure)
+    return save(figure, path)
+
+
+def _processes(axes: Axes, ylabel: str, title: str) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("processes N")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, parse_math=False)

@@ -1,0 +1,198 @@
+"""`python src/scale.py`: runs whose speed is known, and one that is measured."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from downpour.cost_model import Link, ring
+from downpour.scaling import link, plan
+from downpour.scaling.command import main
+from downpour.scaling.model import curves, fit_model
+from downpour.scaling.plan import ALONE, Case
+from downpour.scaling.results import Row, compare
+
+SETTINGS = Path(__file__).parents[2] / "conf/scale.yaml"
+TASK = ("algo=supervised", "total_gradient_steps=1200", "data.batch_size=64")
+WEIGHTS = 1000
+
+
+def step_time(devices: int, batch: int) -> float:
+    """Seconds of the runs below: 1 ms, 0.1 ms a sample, 2 ms for each other process."""
+    return 1e-3 + 1e-4 * batch + 2e-3 * (devices - 1)
+
+
+class Runs:
+    """Stands for `train.py`: writes what a run writes, at the speed above, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[dict[str, str]] = []
+
+    def __call__(self, settings: Sequence[str]) -> str:
+        given = dict(each.split("=", 1) for each in settings)
+        self.given.append(given)
+        if given.get("strategy") == "fsdp":
+            return "strategy=fsdp: needs a GPU"
+        devices, batch = int(given.get("trainer.devices", 1)), int(given["data.batch_size"])
+        steps, every = int(given["total_gradient_steps"]), int(given["callbacks.recorder.every"])
+        out = Path(given["hydra.run.dir"])
+        (out / "checkpoints").mkdir(parents=True)
+        speed = 1 / step_time(devices, batch)
+        rows = [(step, speed / 3 if step == every else speed) for step in range(every, steps + 1, every)]
+        self.write(out / "timing.csv", ("gradient_steps", "time/steps_per_second"), rows)
+        names = ("gradient_steps", "eval/accuracy", "strategy/bytes_per_step")
+        evaluations = range(int(given["eval_every"]), steps + 1, int(given["eval_every"]))
+        learned = [(step, min(1.0, step * devices / 1200), 4000.0 * (devices - 1)) for step in evaluations]
+        self.write(out / "metrics.csv", names, learned)
+        if devices > 1:
+            self.write(out / "staleness.csv", ("staleness", "updates"), [(0, 30), (devices - 1, 70)])
+        torch.save({"state_dict": {"w": torch.zeros(WEIGHTS)}}, out / "checkpoints/last.ckpt")
+        return ""
+
+    @staticmethod
+    def write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        with open(path, "w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([head, *rows])
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    found = Runs()
+    monkeypatch.setattr(plan, "run", found)
+    truth = Link(5e-5, 1e-9, 1e-10)
+    monkeypatch.setattr(
+        link, "all_reduce_times", lambda ranks: [(ranks, float(n), ring(truth, ranks, n)) for n in link.SIZES]
+    )
+    monkeypatch.setattr(link, "adding_time", lambda: truth.gamma)
+    return found
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with open(out / "scale.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("scaling", ["weak", "strong"])
+def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path: Path, scaling: str) -> None:
+    arguments = ["strategy=ddp,fsdp", "devices=1,2,4", "turns=2", f"scaling={scaling}", "accuracy=0.5", "seeds=2"]
+    assert main([*TASK, *arguments, "predict=64", f"out={tmp_path}"], SETTINGS) == 0
+    found = {(row["strategy"], row["devices"], row["batch"]): row for row in table(tmp_path)}
+    for devices in (2, 4):
+        batch = 64 if scaling == "weak" else 64 // devices
+        row = found["ddp", str(devices), str(batch)]
+        step, one = step_time(devices, batch), step_time(1, 64)
+        # T: 1200 steps of 64 samples; T_N: as many samples.
+        time, time_n = 1200 * one, (1200 / devices if scaling == "weak" else 1200) * step
+        assert float(row["seconds"]) == pytest.approx(time_n, rel=1e-3)
+        assert float(row["efficiency"]) == pytest.approx(time / (devices * time_n), rel=1e-3)
+        assert float(row["not_computing"]) == pytest.approx(1 - step_time(1, batch) / step, rel=1e-3)
+        assert float(row["bytes"]) == 4000 * (devices - 1) and row["weights"] == str(WEIGHTS)
+        assert float(row["staleness"]) == pytest.approx(0.7 * (devices - 1))
+        assert row["steps_to_accuracy"] == " ".join([str(600 // devices)] * 2)
+        assert float(row["seconds_to_accuracy"]) == pytest.approx(600 / devices * step, rel=1e-3)
+    assert found["fsdp", "2", str(64 if scaling == "weak" else 32)]["failure"] == "strategy=fsdp: needs a GPU"
+    text = (tmp_path / "scale.md").read_text()
+    assert f"{scaling.capitalize()} scaling" in text and "1 200" not in text.splitlines()[2]
+    assert "alpha 50.0 us a message, beta 1.000 ns a byte" in text
+    assert "Error on 4 ranks, which the fit has not seen: an all-reduce 0 % (median of 4)" in text
+    for picture in ("efficiency", "speedup", "accuracy", "staleness"):
+        assert (tmp_path / f"{picture}.png").stat().st_size > 5000
+    asked = {given.get("strategy", ALONE) for given in runs.given}
+    assert asked == {ALONE, "ddp", "fsdp"}
+    assert sum(given.get("strategy") == "fsdp" for given in runs.given) == 2  # not tried again in the next turn
+
+
+def test_sizes_are_compared_with_themselves(runs: Runs, tmp_path: Path) -> None:
+    sizes = "sizes=model.hidden=[8];model.hidden=[32] optimizer=sgd"
+    assert main([*TASK, "devices=2", "turns=1", sizes, f"out={tmp_path}"], SETTINGS) == 0
+    rows = table(tmp_path)
+    assert [row["model"] for row in rows] == ["model.hidden=[8]"] * 2 + ["model.hidden=[32] optimizer=sgd"] * 2
+    assert {given["model.hidden"] for given in runs.given} == {"[8]", "[32]"}
+    assert "No number of ranks is left" in (tmp_path / "scale.md").read_text()
+
+
+def rows_of(straggle: float, truth: Link, counts: Sequence[int]) -> list[Row]:
+    """One process with two batch sizes, and rows of the model itself on as many cores."""
+    found = []
+    for devices in (1, *counts):
+        for batch in (32, 64) if devices == 1 else (64,):
+            case = Case(ALONE if devices == 1 else "ddp", devices, "", batch, 100, devices, devices)
+            fastest = (1e-3 + 1e-4 * batch) / (1 + straggle)
+            harmonic = sum(1 / k for k in range(1, devices + 1))
+            step = fastest * (1 + straggle * harmonic) + (ring(truth, devices, 4 * WEIGHTS) if devices > 1 else 0)
+            found.append(Row(case, samples=6400, weights=WEIGHTS, rates=[batch * devices / step]))
+    found[0], found[1] = found[1], found[0]  # the task first
+    compare(found)
+    return found
+
+
+def test_the_model_finds_what_made_the_rows_and_foretells_the_one_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    truth = Link(2e-5, 3e-9, 1e-10)
+    rows = rows_of(0.3, truth, (2, 4, 8))
+    times = [(ranks, n, ring(truth, ranks, n)) for ranks in (2, 4, 8) for n in (1e3, 1e6)]
+    model = fit_model(rows, times, truth.gamma)
+    assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
+    assert model.straggle == pytest.approx(0.3, rel=1e-3) and (model.fitted, model.unseen) == ([2, 4], [8])
+    assert model.compute[""] == pytest.approx((1e-3, 1e-4), rel=1e-6)
+    assert [error for error, _ in model.errors.values()] == pytest.approx([0, 0], abs=1e-4)
+    wrong = [(ranks, n, t * (2 if ranks == 8 else 1)) for ranks, n, t in times]
+    assert fit_model(rows, wrong, truth.gamma).errors["an all-reduce"][0] == pytest.approx(0.5)
+    ranks, found = curves(model, rows[0], "weak", 1, 4096)
+    assert ranks[-1] == 4096 and all(len(values) == 13 for values in found.values())
+    assert found["ring"][1] == pytest.approx(rows[2].efficiency, rel=1e-3)
+    assert found["Rabenseifner"][-1] > found["ring"][-1]
+    most = model.server_pays_to("", WEIGHTS, 64, 1)
+    saturated = [value * n for n, value in zip(ranks, found["parameter server, 1"], strict=True) if n > 2 * most]
+    assert np.ptp(saturated) / saturated[0] < 0.01  # more ranks, no more updates
+
+
+def test_a_crowded_machine_shares_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    model = fit_model(rows_of(0.0, Link(0, 0), (2,)), [(2, 1e3, 1e-9)], 0.0)
+    assert model.step("", 0, 64, 4) == pytest.approx(2 * model.step("", 0, 64, 2), rel=1e-2)
+    assert model.step("", 0, 64, 4, shared=False) == pytest.approx(model.step("", 0, 64, 2), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["strategy=dpd"], "strategy=dpd: there is no such option; did you mean ddp?"),
+        (["devices=1"], "devices=1: needs a number of processes above 1"),
+        (["devices=two"], "devices=two: numbers of processes with commas between"),
+        (["turns=0"], "turns=0: must be greater than or equal to 1"),
+        (["scaling=strong", "devices=3"], "data.batch_size=64: cannot be divided evenly between 3"),
+        (["model.hiden=[3]"], "model.hiden"),
+        (["scalling=strong"], "scalling"),
+    ],
+)
+def test_bad_input_is_one_line(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert main([*TASK, *arguments, f"out={tmp_path / 'out'}"], SETTINGS) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and said in shown.err and shown.err.count("\n") == 1
+    assert not runs.given and not (tmp_path / "out").exists()
+
+
+def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["algo=dqn", "scaling=strong", f"out={tmp_path}"], SETTINGS) == 2
+    assert "this run counts environment steps" in capsys.readouterr().err
+
+
+def test_a_measurement_from_end_to_end(tmp_path: Path) -> None:
+    """One process and two, really run; what is written follows from what was measured."""
+    options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=[]")
+    arguments = ("strategy=ddp", "devices=2", "turns=1", "predict=8", f"out={tmp_path}")
+    assert main(["algo=supervised", *options, *arguments], SETTINGS) == 0
+    one, two = table(tmp_path)
+    assert float(one["efficiency"]) == 1 and one["weights"] == two["weights"] == str(64 * 16 + 16 + 170)
+    assert float(two["efficiency"]) == pytest.approx(float(two["rate"]) / (2 * float(one["rate"])), rel=1e-6)
+    assert float(two["bytes"]) == 4 * int(one["weights"])  # 2 n (N - 1) / N
+    with open(tmp_path / "all_reduce.csv", newline="") as file:
+        times = [float(row["seconds"]) for row in csv.DictReader(file)]
+    assert len(times) == len(link.SIZES) and min(times) > 0
