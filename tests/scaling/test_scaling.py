@@ -42,14 +42,14 @@ class Runs:
         out = Path(given["hydra.run.dir"])
         (out / "checkpoints").mkdir(parents=True)
         speed = 1 / step_time(devices, batch)
-        rows = [(step, speed / 3 if step == every else speed) for step in range(every, steps + 1, every)]
-        self.write(out / "timing.csv", ("gradient_steps", "time/steps_per_second"), rows)
+        rows = [(step, speed / 3 if step == every else speed, 0.25) for step in range(every, steps + 1, every)]
+        self.write(out / "timing.csv", ("gradient_steps", "time/steps_per_second", "time/communicating"), rows)
         names = ("gradient_steps", "eval/accuracy", "strategy/bytes_per_step")
         evaluations = range(int(given["eval_every"]), steps + 1, int(given["eval_every"]))
         learned = [(step, min(1.0, step * devices / 1200), 4000.0 * (devices - 1)) for step in evaluations]
         self.write(out / "metrics.csv", names, learned)
         if devices > 1:
-            self.write(out / "staleness.csv", ("staleness", "updates"), [(0, 30), (devices - 1, 70)])
+            self.write(out / "staleness.csv", ("staleness", "updates"), [(0, 30), (devices - 1, 50), (devices - 1, 20)])
         torch.save({"state_dict": {"w": torch.zeros(WEIGHTS)}}, out / "checkpoints/last.ckpt")
         return ""
 
@@ -90,6 +90,7 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
         assert float(row["seconds"]) == pytest.approx(time_n, rel=1e-3)
         assert float(row["efficiency"]) == pytest.approx(time / (devices * time_n), rel=1e-3)
         assert float(row["not_computing"]) == pytest.approx(1 - step_time(1, batch) / step, rel=1e-3)
+        assert float(row["communicating"]) == 0.25
         assert float(row["bytes"]) == 4000 * (devices - 1) and row["weights"] == str(WEIGHTS)
         assert float(row["staleness"]) == pytest.approx(0.7 * (devices - 1))
         assert row["steps_to_accuracy"] == " ".join([str(600 // devices)] * 2)

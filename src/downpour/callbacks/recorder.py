@@ -68,17 +68,19 @@ class Recorder(Callback):
             metrics["train/return_mean"] = self.last_return
             metrics["train/length_mean"] = float(np.mean([episode.length for episode in episodes]))
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
-        metrics.update(self._timing(data, algorithm, step))
+        metrics.update(self._timing(trainer, algorithm, step))
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.episodes.append(dict(zip(logger.episodes.columns, e, strict=True)) for e in episodes)
             logger.log_metrics(metrics, step)
 
-    def _timing(self, data: Any, algorithm: Algorithm, step: int) -> dict[str, float]:
+    def _timing(self, trainer: Any, algorithm: Algorithm, step: int) -> dict[str, float]:
         now = time.perf_counter()
         elapsed, steps = now - self._clock, step - self._clock_step
         self._clock, self._clock_step = now, step
-        spent = {**getattr(data, "seconds", {}), "learning": algorithm.learning_seconds}
+        by_strategy = trainer.strategy.seconds if isinstance(trainer.strategy, Parallelism) else {}
+        learning = algorithm.learning_seconds - sum(by_strategy.values())  # which are spent in gradient steps
+        spent = {**getattr(trainer.datamodule, "seconds", {}), "learning": learning, **by_strategy}
         shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
         self._seconds = spent
         shares["framework"] = 1.0 - sum(shares.values())

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from downpour import experiment
 from downpour.composition import composed
 from downpour.config import ConfigError, build
+from downpour.strategies.asynchronous import Asynchronous
 
 DOOR = Path(__file__).resolve().parents[2] / "train.py"
 SEGMENTS = 6  # rows of timing.csv; the first is left out
@@ -100,7 +101,7 @@ def _copies(overrides: Sequence[str]) -> tuple[int, int]:
     hardware = build(config["trainer"])
     strategy = experiment.build_strategy(config, hardware)
     copies = hardware.world_size // getattr(strategy, "ranks_per_replica", 1)
-    return (1 if getattr(strategy, "apart", False) else copies), copies
+    return (1 if isinstance(strategy, Asynchronous) else copies), copies
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:

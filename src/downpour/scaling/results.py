@@ -26,6 +26,7 @@ class Row:
         efficiencies: E_N = T / (N T_N) of each turn, (1).
         step: seconds a gradient step of each copy of the model.
         bytes: sent by each rank a gradient step, as the strategy counted them.
+        communicating: part of the time in which the strategy says it did (rank 0; NaN where it cannot tell).
         waiting: part of a step in which a rank does not compute: what is left beyond the step of one process with the
             same batch. It communicates, waits for others, or shares a core.
         staleness: how many updates had it.
@@ -40,6 +41,7 @@ class Row:
     efficiencies: list[float] = field(default_factory=list)
     step: float = math.nan
     bytes: float = math.nan
+    communicating: float = math.nan
     waiting: float = math.nan
     staleness: dict[int, int] = field(default_factory=dict)
     steps_to: list[int] = field(default_factory=list)
@@ -94,6 +96,9 @@ def add(row: Row, directory: Path) -> None:
     row.rates.append(rate(directory, row.case))
     sent = finite(run.metrics, "strategy/bytes_per_step")
     row.bytes = float(sent["strategy/bytes_per_step"].iloc[-1]) if len(sent) else 0.0
+    timing = read_csv(directory / "timing.csv")
+    if "time/communicating" in timing:
+        row.communicating = float(timing["time/communicating"].iloc[-1])
     counts = read_csv(directory / "staleness.csv")
     total: Counter[int] = Counter()
     for staleness, updates in zip(counts.get("staleness", ()), counts.get("updates", ()), strict=True):

@@ -22,6 +22,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "E_N": lambda r: _range(r.efficiencies),
     "step (ms)": lambda r: _number(1000 * r.step, 2),
     "bytes a step": lambda r: spaced(r.bytes),
+    "communicating": lambda r: _number(r.communicating, 2),
     "not computing": lambda r: _number(r.waiting, 2),
     "staleness": lambda r: _number(r.mean_staleness, 2),
     "steps to accuracy": lambda r: spaced(statistics.median(r.steps_to)) if r.steps_to else "-",
@@ -48,13 +49,13 @@ def comma_separated(rows: Sequence[Row]) -> str:
     """The rows at full precision; a turn's rates, and the steps of seeds, have spaces between."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes not_computing"
+    head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes communicating not_computing"
     writer.writerow([*head.split(), "staleness", "steps_to_accuracy", "seconds_to_accuracy", "seeds", "failure"])
     for r in rows:
         case = [r.case.strategy, r.case.size, r.weights, r.case.devices, r.case.batch, r.samples]
         speed = map(_cell, (r.rate, r.seconds if r.rates else math.nan, r.efficiency))
         turns = " ".join(map(_cell, r.efficiencies))
-        step = map(_cell, (r.step, r.bytes, r.waiting, r.mean_staleness))
+        step = map(_cell, (r.step, r.bytes, r.communicating, r.waiting, r.mean_staleness))
         reached = [" ".join(map(str, r.steps_to)), _cell(r.seconds_to), r.seeds, r.failure]
         writer.writerow([*case, *speed, turns, *step, *reached])
     return out.getvalue()
