@@ -49,8 +49,9 @@ def comma_separated(rows: Sequence[Row]) -> str:
     """The rows at full precision; a turn's rates, and the steps of seeds, have spaces between."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes communicating not_computing"
-    writer.writerow([*head.split(), "staleness", "steps_to_accuracy", "seconds_to_accuracy", "seeds", "failure"])
+    head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes communicating"
+    rest = "not_computing staleness steps_to_accuracy seconds_to_accuracy seeds failure"
+    writer.writerow([*head.split(), *rest.split()])
     for r in rows:
         case = [r.case.strategy, r.case.size, r.weights, r.case.devices, r.case.batch, r.samples]
         speed = map(_cell, (r.rate, r.seconds if r.rates else math.nan, r.efficiency))
