@@ -59,7 +59,7 @@ class Recorder(Callback):
         if groups and "base_lr" in groups[0]:  # it follows a schedule
             metrics["train/learning_rate"] = groups[0]["lr"]
         everyone = getattr(trainer.strategy, "gather", gather)
-        seen = data.take_episodes() if hasattr(data, "take_episodes") and self.run.speaks else []
+        seen = data.take_episodes() if self.run.speaks else []
         episodes = [Episode(*each) for each in everyone(seen)]
         if episodes:
             episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))
@@ -80,7 +80,7 @@ class Recorder(Callback):
         self._clock, self._clock_step = now, step
         by_strategy = trainer.strategy.seconds if isinstance(trainer.strategy, Parallelism) else {}
         learning = algorithm.learning_seconds - sum(by_strategy.values())  # which are spent in gradient steps
-        spent = {**getattr(trainer.datamodule, "seconds", {}), "learning": learning, **by_strategy}
+        spent = {**trainer.datamodule.seconds, "learning": learning, **by_strategy}
         shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
         self._seconds = spent
         shares["framework"] = 1.0 - sum(shares.values())

@@ -5,10 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
-import gymnasium as gym
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -17,10 +15,11 @@ from downpour.data.augmentation import Augmentation
 from downpour.data.loading import Mapped, read_ahead
 from downpour.data.samples import CHUNK, fit, split
 from downpour.data.sources import Source
+from downpour.data.stream import Stream
 from downpour.run import Run
 
 
-class DatasetData(LightningDataModule):
+class DatasetData(Stream):
     """Rounds from a data set that lies in memory as it is, on the device where it fits; or in files that are read.
 
     The training rows are taken one random order after another, without a gap: batches are all of one size, and every
@@ -28,10 +27,6 @@ class DatasetData(LightningDataModule):
     step alone, so the step is all there is to save.
 
     Attributes:
-        spaces: what the algorithm is built from.
-        step_name: what `step` counts.
-        stream: name of the kind of rounds; an algorithm lists those it learns from.
-        any_ranks: another number of ranks may go on from what one has saved.
         samples: the data set.
         rows: row numbers of each split.
         own_steps: gradient steps handed out on this rank.
@@ -76,8 +71,8 @@ class DatasetData(LightningDataModule):
         Raises:
             ConfigError: a split would be empty, or a value cannot be learned from.
         """
-        super().__init__()
-        self.run, self.batch_size, self.updates = run, batch_size, updates
+        super().__init__(run)
+        self.batch_size, self.updates = batch_size, updates
         self.augmentation, self.on_device = augmentation, on_device
         self.workers = workers if loader == "workers" else 0
         self.samples = source.load().check()
@@ -92,12 +87,11 @@ class DatasetData(LightningDataModule):
         self.targets = torch.from_numpy(self.samples.targets)
         if loader == "memory":
             self._prepare(fill)
-        self.spaces: dict[str, gym.Space] = {
+        self.spaces = {
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
         }
         self.seconds = {"data": 0.0}
-        self._end = 0
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def _fill(self) -> np.ndarray | None:
@@ -128,27 +122,11 @@ class DatasetData(LightningDataModule):
         """Gradient steps handed out: each once where the ranks make it together."""
         return self.own_steps + self.run.others.steps
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has had all its steps."""
-        return self.step >= self.run.total_steps
-
-    @property
-    def evaluation_due(self) -> bool:
-        """Whether this epoch has had all its rounds."""
-        return self.step >= self._end
-
-    def train_dataloader(self) -> "DatasetData":
-        """The stream is its own loader."""
-        return self
-
     def __len__(self) -> int:
-        """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
         return math.ceil(self.run.eval_every / self.updates)
 
-    def __iter__(self) -> Iterator[TensorDict]:
-        self._end = end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
-        last = self.own_steps + end - self.step
+    def _rounds(self) -> Iterator[TensorDict]:
+        last = self.own_steps + self._end - self.step
         plan = [(first, min(self.updates, last - first)) for first in range(self.own_steps, last, self.updates)]
         rounds = self._fetch(self._taken(first, updates) for first, updates in plan)
         for first, updates in plan:
@@ -202,9 +180,7 @@ class DatasetData(LightningDataModule):
             yield TensorDict({"input": self.inputs[index], "target": self.targets[index]}, batch_size=[len(part)])
 
     def capture(self) -> dict[str, Any]:
-        """This rank's part of a checkpoint."""
         return {"step": self.own_steps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `capture` returned."""
         self.own_steps = state["step"]

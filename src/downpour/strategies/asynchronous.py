@@ -100,7 +100,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         return super().metrics(gradient_steps)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
-        if not hasattr(data, "own_steps"):
+        if not data.divisible:
             raise ConfigError("strategy", self.name, f"data={data.stream} has nothing to divide: use strategy=auto")
 
     def on_exception(self, exception: BaseException) -> None:
@@ -129,7 +129,7 @@ class Exchange(Callback):
             return
         if link.stopping:
             trainer.should_stop = True
-        if hasattr(data, "take_episodes") and (episodes := data.take_episodes()):
+        if episodes := data.take_episodes():
             link.post(EPISODES, [tuple(episode) for episode in episodes])
         if link.asked > self.answered:
             self._post_state(trainer, pl_module)

@@ -1,0 +1,84 @@
+"""What the trainer and the callbacks ask of whatever rounds come from."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, Self
+
+import gymnasium as gym
+from lightning.pytorch import LightningDataModule
+from tensordict import TensorDict
+
+from downpour.data.collector import Episode
+from downpour.run import Run
+
+
+class Stream(LightningDataModule):
+    """Rounds, one after another; an epoch lasts until the next evaluation is due. It is its own loader.
+
+    Attributes:
+        step_name: what `step` counts.
+        stream: name of the kind of rounds; an algorithm lists those it learns from.
+        divisible: ranks can have parts of their own in it.
+        any_ranks: another number of ranks may go on from what one has saved.
+        spaces: what the algorithm is built from.
+        seconds: time spent so far, by what.
+    """
+
+    step_name = "env_steps"
+    stream = ""
+    divisible = True
+    any_ranks = False
+    spaces: dict[str, gym.Space]
+
+    def __init__(self, run: Run):
+        super().__init__()
+        self.run = run
+        self.seconds: dict[str, float] = {}
+        self._end = 0
+
+    @property
+    @abstractmethod
+    def step(self) -> int:
+        """Steps over all ranks, in what `step_name` says."""
+
+    @property
+    @abstractmethod
+    def own_steps(self) -> int:
+        """Those of this rank."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has had all its steps."""
+        return self.step >= self.run.total_steps
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this epoch has had all its rounds."""
+        return self.step >= self._end
+
+    def train_dataloader(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        self._end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)
+        yield from self._rounds()
+
+    @abstractmethod
+    def _rounds(self) -> Iterator[TensorDict]:
+        """Rounds until the evaluation is due."""
+
+    def take_episodes(self) -> list[Episode]:
+        """Training episodes of this rank that ended since the last call."""
+        return []
+
+    @abstractmethod
+    def capture(self) -> dict[str, Any]:
+        """This rank's part of a checkpoint, as plain data."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `capture` returned."""
