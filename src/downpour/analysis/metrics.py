@@ -23,6 +23,7 @@ MEASURES = (
     "bellman_residual",
     "error",
     "mse",
+    "energy_distance",
     "loss",
 )
 PHASES = ("eval", "test", "validation", "val", "train")

@@ -43,7 +43,7 @@ class DatasetData(Stream):
         *,
         source: Source,
         batch_size: PositiveInt = 64,
-        updates: PositiveInt = 20,
+        updates: PositiveInt = 50,
         validation: Probability = 0.1,
         test: Probability = 0.2,
         split_seed: int | None = None,
