@@ -30,7 +30,7 @@ def run(command: list[str]) -> str:
 
 
 def downpour(model: str) -> float:
-    """One training run from the command line, evaluated after its end as the others are; the first fifth is left out."""
+    """One training run from the command line, evaluated at its end; the first fifth is left out."""
     steps = STEPS[model] + STEPS[model] // 5
     every = STEPS[model] // 5
     options = [f"total_gradient_steps={steps}", f"eval_every={steps}", f"callbacks.recorder.every={every}"]
