@@ -52,6 +52,7 @@ def train() -> None:
             return
         _check_flags(arguments)
         _check_resume(arguments)
+        sys.argv += sweeps.typed_before(arguments)
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
     except Failed as told:  # a job of a multirun
         sys.exit(told.code)

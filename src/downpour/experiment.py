@@ -52,6 +52,7 @@ class Settings:
     eval_every: PositiveInt
     eval_episodes: PositiveInt | None = None
     resume: str | None
+    resume_sweep: str | None = None
     init_from: str | None = None
     freeze: list[str] | None = None
 

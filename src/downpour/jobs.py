@@ -30,6 +30,14 @@ def run(
         ConfigError: nothing is written yet.
         Failed: training did not get to its end; the cause is with it where it is known in this process.
     """
+    overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
+    if config.get("resume_sweep") and (directory / directories.CONFIG).exists():
+        summary = directories.read_summary(directory)
+        if summary.get("status") == "finished":
+            log.info("%s is finished", directory)
+            return summary.get(experiment.monitored(config))
+        config = {**config, "resume": str(directory)}
+    config = {**config, "resume_sweep": None}
     if config["resume"]:
         directory = Path(config["resume"]).resolve()
         config = resumed(directory, config, overrides)

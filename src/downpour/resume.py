@@ -13,7 +13,7 @@ from downpour.config import ConfigError, nearest, show
 from downpour.experiment import length_key
 
 ANEW = ("trainer", "logger", "callbacks", "debug")  # groups that decide how a run is computed and watched, not what
-FIXED = ("seed", "resume", "init_from", "freeze")
+FIXED = ("seed", "resume", "resume_sweep", "init_from", "freeze")
 
 
 def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -2,11 +2,18 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from downpour.config import ConfigError
 
 OPTIONAL = {"hydra/launcher": ["joblib", "submitit_local", "submitit_slurm"], "hydra/sweeper": ["optuna"]}
 
@@ -32,6 +39,33 @@ def register() -> None:
         max_failure_rate=1.0,  # a diverged run tells where not to search; it must not end the search
     )
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node, provider="downpour")
+
+
+def typed_before(arguments: Sequence[str]) -> list[str]:
+    """What a command line that says no more than `-m resume_sweep=DIR` leaves out: what the sweep was started with.
+
+    Raises:
+        ConfigError: DIR is not a sweep's, -m is missing, or something else is typed than the sweep was started with.
+    """
+    settings = [each for each in arguments if not each.startswith("-")]
+    given = [each.partition("=")[2] for each in settings if each.startswith("resume_sweep=")]
+    directory = given[0] if given else "null"
+    if directory in ("", "null"):
+        return []
+    if not {"-m", "--multirun"} & set(arguments):
+        raise ConfigError("resume_sweep", directory, "needs -m; to go on with one run, resume=DIR")
+    try:
+        begun: Any = OmegaConf.load(Path(directory) / "multirun.yaml").hydra.overrides
+    except (OSError, OmegaConfBaseException, YAMLError):
+        raise ConfigError("resume_sweep", directory, "is not a sweep's directory: it has no multirun.yaml") from None
+    own = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep=")
+    before, now = (
+        [each for each in some if not each.startswith(own)] for some in ([*begun.hydra, *begun.task], settings)
+    )
+    if now and sorted(now) != sorted(before):
+        advice = f"it was started with `{' '.join(before)}`: type the same, or resume_sweep alone"
+        raise ConfigError("resume_sweep", directory, advice)
+    return [] if now else before
 
 
 def missing(group: str, name: str) -> str | None:
