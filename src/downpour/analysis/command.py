@@ -40,7 +40,7 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
         try:
             from downpour.analysis.report import report
 
-            text = report(runs, out, metric=settings["metric"], pdf=settings["pdf"])
+            text = report(runs, out, metric=settings["metric"], pdf=settings["pdf"], paper=settings["paper"])
         except OSError as error:
             raise ConfigError("out", out, f"can't be written ({error.strerror}); choose another") from None
     except ConfigError as error:

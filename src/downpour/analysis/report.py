@@ -26,19 +26,26 @@ FEW_SEEDS = 5  # below, resampling sees too little of the spread
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "curves"
 
 
-def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: bool = False) -> str:
+def report(
+    runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: bool = False, paper: str | None = None
+) -> str:
     """Write table.md, table.csv and curves.png (and curves.pdf) on `runs` into `out`; returns what table.md
     says. Where a number was swept, sensitivity.png has the last values against it.
 
     Runs that failed are in no mean: they are listed with the reason, as are those that are not finished.
 
-    Raises ConfigError for a `metric` that no run has, OSError where `out` can't be written.
+    With the name of a paper's table (see `downpour.analysis.papers`) also that, as paper.md, paper.csv and paper.png.
+
+    Raises ConfigError for a `metric` that no run has or an unknown `paper`, OSError where `out` can't be written.
     """
+    from downpour.analysis import papers
     from downpour.analysis.curves import comparison
     from downpour.analysis.drawing import save
     from downpour.analysis.extras import draw_extras
     from downpour.analysis.sensitivity import sensitivity, swept
 
+    if paper is not None:
+        papers.find(paper)
     directories = [RunDirectory(Path(path)) for path in runs]
     configurations = group(run for run in directories if run.identified)
     counted = [run for each in configurations for run in each.counted]
@@ -66,6 +73,8 @@ def report(runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: b
     draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
+    if paper is not None and (beside := papers.write(paper, configurations, out)):
+        text += f"\n\n{beside}"
     return text
 
 
@@ -111,16 +120,16 @@ def _title(run: RunDirectory, out: Path) -> str:
     return f"{run.path if path.startswith('..') else path}" + (f" ({typed})" if typed else "")
 
 
-def announce(directory: Path) -> None:
+def announce(directory: Path, paper: str | None = None) -> None:
     """Make the report of a sweep and print it. Whatever goes wrong is one line on stderr, no exception."""
     try:
-        text = report(find_runs(directory), directory)
+        text = report(find_runs(directory), directory, paper=paper)
         print(f"\n{text}\n\nreport: {directory}", flush=True)
     except (Exception, KeyboardInterrupt) as error:
         reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         print(
             f"The sweep's report could not be made ({reason}). Its runs are untouched; to try again: "
-            f"python src/report.py runs={directory}",
+            f"python src/report.py runs={directory}{f' paper={paper}' if paper else ''}",
             file=sys.stderr,
         )
 
@@ -133,7 +142,12 @@ class SweepReport(Callback):
     the report to name. Nothing here changes how the sweep ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paper: str | None = None) -> None:
+        """
+        Args:
+            paper: whose table is to be made of the sweep; see `report`.
+        """
+        self._paper = paper
         self._directory: str | None = None
         self._process = os.getpid()
 
@@ -147,7 +161,7 @@ class SweepReport(Callback):
         """Write and print the report."""
         directory, self._directory = self._directory, None
         if directory is not None:
-            announce(Path(directory))
+            announce(Path(directory), self._paper)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Leave the reason of a failed job beside its files. Called where the job ran, any host."""
@@ -170,11 +184,13 @@ class SweepReport(Callback):
             return
         sys.stdout.flush()
         # A process of its own, because this one can no longer import what a report needs.
-        code = "import sys; from downpour.analysis.report import *; announce(Path(sys.argv[1]))"
+        code = "import sys; from downpour.analysis.report import *; announce(Path(sys.argv[1]), sys.argv[2] or None)"
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         with contextlib.suppress(OSError, KeyboardInterrupt):
-            subprocess.run([sys.executable, "-c", code, self._directory], env=environment, check=False)
+            subprocess.run(
+                [sys.executable, "-c", code, self._directory, self._paper or ""], env=environment, check=False
+            )
 
 
 def _identify(directory: Path, job: JobReturn) -> None:

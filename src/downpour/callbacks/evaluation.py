@@ -60,6 +60,7 @@ class Step(NamedTuple):
         counts: whether the environment was playing one of its episodes: False while it is reset and once it is done.
         terminated: the episode came to its own end.
         ended: it came to this, or to a time limit.
+        learned_reward, learned_terminated: the same as values are learned from them (see `Collector`).
     """
 
     observation: Tensor
@@ -67,6 +68,8 @@ class Step(NamedTuple):
     counts: np.ndarray
     terminated: np.ndarray
     ended: np.ndarray
+    learned_reward: np.ndarray
+    learned_terminated: np.ndarray
 
 
 def steps_of(
@@ -91,7 +94,7 @@ def steps_of(
             tensor = torch.as_tensor(observation, device=policy.device)
             tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
             action = policy.act(tensor, rng, env_steps=0, explore=False)
-            observation, reward, terminated, truncated, _ = environments.step(action)
+            observation, reward, terminated, truncated, info = environments.step(action)
             counts = ~first & (quota > 0)
             first = np.logical_or(terminated, truncated)
             length += counts
@@ -99,7 +102,9 @@ def steps_of(
             if cut.any():
                 log.warning("an evaluation episode was cut at %d steps", max_steps)
             ended = counts & (first | cut)
-            yield Step(tensor, np.asarray(reward), counts, np.asarray(terminated), ended)
+            happened = np.asarray(reward), np.asarray(terminated)
+            learned = info.get("learned_reward", happened[0]), info.get("learned_terminated", happened[1])
+            yield Step(tensor, happened[0], counts, happened[1], ended, *learned)
             quota[ended] -= 1
             quota[cut] = 0
             length[ended] = 0

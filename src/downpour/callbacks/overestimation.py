@@ -79,7 +79,9 @@ class Overestimation(Callback):
     def _play(self, policy: Any, seed: np.random.SeedSequence) -> Any:
         for step in steps_of(policy, self.environments, self.episodes, seed, self.max_episode_steps):
             value: Tensor = policy.state_values(step.observation)
-            yield value.double().cpu().numpy(), step.reward * step.counts, step.counts, step.terminated, step.ended
+            ended = step.ended | (step.learned_terminated & step.counts)
+            reward = step.learned_reward * step.counts
+            yield value.double().cpu().numpy(), reward, step.counts, step.learned_terminated, ended
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()

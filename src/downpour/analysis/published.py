@@ -1,0 +1,95 @@
+"""Published numbers, each with its protocol: a number without one is worthless."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one source reports.
+
+    Attributes:
+        source: the paper, the environments, the length of the runs; [fig]: read off a figure.
+        games: game -> column -> number.
+    """
+
+    source: str
+    games: Mapping[str, Mapping[str, float]]
+
+
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
+    return {game: dict(zip(columns, numbers, strict=True)) for game, numbers in rows.items()}
+
+
+WITH, WITHOUT = "with replay, with target Q", "without replay, with target Q"
+ATARI_10M = "Mnih et al. 2015, Atari, 10 M frames, best of three learning rates"
+PUBLISHED = {
+    "mnih2015_ablation": [
+        Numbers(
+            ATARI_10M,
+            _table(
+                [WITH, "with replay, without target Q", WITHOUT, "without replay, without target Q"],
+                {
+                    "breakout": (316.8, 240.7, 10.2, 3.2),
+                    "enduro": (1006.3, 831.4, 141.9, 29.1),
+                    "riverraid": (7446.6, 4102.8, 2867.7, 1453.0),
+                    "seaquest": (2894.4, 822.6, 1003.0, 275.8),
+                    "space_invaders": (1088.9, 826.3, 373.2, 302.0),
+                },
+            ),
+        ),
+        Numbers(
+            "Young and Tian 2019, MinAtar, 5 M frames, 30 seeds, training episodes [fig]",
+            _table(
+                [WITH, WITHOUT],
+                {
+                    "breakout": (10, 4.2),
+                    "asterix": (17, 5.5),
+                    "freeway": (50, 8.5),
+                    "seaquest": (20, 0.4),
+                    "space_invaders": (43, 13),
+                },
+            ),
+        ),
+    ],
+    "mnih2015_linear": [
+        Numbers(
+            ATARI_10M,
+            _table(
+                ["DQN", "Linear"],
+                {
+                    "breakout": (316.8, 3.0),
+                    "enduro": (1006.3, 62.0),
+                    "riverraid": (7446.6, 2346.9),
+                    "seaquest": (2894.4, 656.9),
+                    "space_invaders": (1088.9, 301.3),
+                },
+            ),
+        )
+    ],
+    "mnih2015_scores": [
+        Numbers(
+            "Mnih et al. 2015, Atari, 50 M frames, Extended Data Table 2 (as far as the lecture shows it)",
+            _table(
+                ["Random Play", "Human", "DQN"],
+                {
+                    "alien": (227.8, 6875, 3069),
+                    "beam_rider": (363.9, 5775, 6846),
+                    "boxing": (0.1, 4.3, 71.8),
+                    "breakout": (1.7, 31.8, 401.2),
+                    "enduro": (0, 309.6, 301.8),
+                    "freeway": (0, 29.6, 30.3),
+                    "gopher": (257.6, 2321, 8520),
+                    "ice_hockey": (-11.2, 0.9, -1.6),
+                },
+            ),
+        ),
+        Numbers(
+            "Young and Tian 2019, MinAtar, 1 M frames, 30 seeds, training episodes [fig]",
+            _table(
+                ["DQN"],
+                {"breakout": (9,), "asterix": (7,), "freeway": (48,), "seaquest": (1,), "space_invaders": (33,)},
+            ),
+        ),
+    ],
+}

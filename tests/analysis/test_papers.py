@@ -1,0 +1,117 @@
+"""The papers' tables: what belongs where, which of several settings is shown, what stands beside it."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.analysis.runs_factory import write_run
+from tests.worlds import CONF, composed
+
+from downpour.analysis import papers
+from downpour.analysis.published import PUBLISHED
+from downpour.analysis.report import report
+from downpour.analysis.runs import find_runs
+from downpour.config import ConfigError
+from downpour.experiment import validate
+
+DQN = "downpour.algorithms.dqn.DQN"
+
+
+def ablation(directory: Path, cell: tuple[bool, bool], lr: float, best: list[float]) -> None:
+    """A run a number; its last evaluation is worse than its best."""
+    replay, target = cell
+    for seed, score in enumerate(best):
+        typed = [f"data.replay={replay}", f"algo.target_network={target}", f"optimizer.lr={lr}", f"seed={seed}"]
+        config = {
+            "env": {"game": "breakout"},
+            "data": {"replay": replay},
+            "algo": {"_target_": DQN, "target_network": target},
+            "optimizer": {"lr": lr},
+        }
+        path = directory / f"{replay}{target}{lr}{seed}"
+        write_run(path, overrides=typed, seed=seed, config=config, evaluations=[(500, score), (1000, score / 2)])
+
+
+def rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with open(path) as file:
+        return {(row["source"].partition(",")[0], row["column"]): row for row in csv.DictReader(file)}
+
+
+def test_the_ablation_beside_the_papers(tmp_path: Path) -> None:
+    ablation(tmp_path, (True, True), 1e-3, [8.0, 10.0])
+    ablation(tmp_path, (True, True), 1e-4, [11.0, 13.0])  # the best of the learning rates is shown
+    ablation(tmp_path, (False, False), 1e-3, [1.0, 1.0])
+    text = report(find_runs(tmp_path), tmp_path, paper="mnih2015_ablation")
+    found = rows(tmp_path / "paper.csv")
+    ours = {column: row for (source, column), row in found.items() if source.startswith("ours")}
+    assert {column: float(row["mean"]) for column, row in ours.items()} == {
+        "with replay, with target Q": 12.0,
+        "without replay, without target Q": 1.0,
+    }
+    first = ours["with replay, with target Q"]
+    assert (float(first["low"]), float(first["high"]), first["seeds"]) == (11.0, 13.0, "2")
+    assert float(found["Mnih et al. 2015", "with replay, without target Q"]["mean"]) == 240.7
+    assert float(found["Young and Tian 2019", "without replay, with target Q"]["mean"]) == 4.2
+    page = (tmp_path / "paper.md").read_text()
+    assert page.strip() in text
+    assert "| ours: 1 000 environment steps, 2 seeds" in page
+    assert "Extended Data Table 3" in page
+    assert "breakout, with replay, with target Q: " in page
+    assert "lr=0.0001" in page
+    assert (tmp_path / "paper.png").stat().st_size > 10_000
+
+
+def test_the_bias_is_the_last_estimate_less_what_the_best_received(tmp_path: Path) -> None:
+    for name, bias in (("DQN", 2.0), ("DoubleDQN", 0.5)):
+        config = {"env": {"game": "asterix"}, "algo": {"_target_": f"downpour.algorithms.x.{name}"}}
+        path = write_run(tmp_path / name, overrides=[f"algo={name}"], config=config)
+        lines = ["env_steps,eval/return_mean,eval/value_estimate,eval/value_actual"]
+        lines += ["1000,9,3,1.5", f"2000,5,{1.5 + bias},1.0"]  # the first evaluation was the best
+        (path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    report(find_runs(tmp_path), tmp_path, paper="vanhasselt2016_bias")
+    values = {column: float(row["mean"]) for (_, column), row in rows(tmp_path / "paper.csv").items()}
+    assert values == {"DQN": 2.0, "Double DQN": 0.5}
+
+
+def test_a_run_that_belongs_to_no_column_is_in_no_table(tmp_path: Path) -> None:
+    write_run(tmp_path / "0", config={"algo": {"_target_": "downpour.algorithms.ppo.PPO"}})
+    report(find_runs(tmp_path), tmp_path, paper="vanhasselt2016_bias")
+    assert not (tmp_path / "paper.md").exists()
+
+
+def test_an_unknown_paper_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    write_run(tmp_path / "0")
+    with pytest.raises(ConfigError, match="did you mean mnih2015_scores"):
+        report(find_runs(tmp_path), tmp_path, paper="mnih2015_score")
+
+
+@pytest.mark.parametrize("name", sorted(papers.PAPERS))
+def test_every_published_number_has_a_column_and_a_protocol(name: str) -> None:
+    for numbers in PUBLISHED.get(name, []):
+        assert any(word in numbers.source for word in ("M frames",))
+        for cells in numbers.games.values():
+            assert set(cells) <= set(papers.PAPERS[name].columns)
+
+
+@pytest.mark.parametrize("scale", ["minatar", "atari"])
+@pytest.mark.parametrize("name", sorted(papers.PAPERS))
+def test_the_experiment_of_each_table_fills_all_its_columns(name: str, scale: str) -> None:
+    """Of what its sweep varies; on either scale."""
+    import yaml
+
+    page: Any = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
+    assert page["hydra"]["callbacks"]["sweep_report"]["paper"] == name
+    swept = {key: str(value).split(",") for key, value in page["hydra"]["sweeper"]["params"].items()}
+    base = [f"experiment={name}", f"experiment/scale={scale}"]
+    columns = set()
+    for key in ("data.replay", "model", "algo", "env.game"):
+        for value in swept.get(key, []):
+            if scale == "atari" and key == "model":
+                value = value.replace("minatar", "nature")
+            others = [f"algo.target_network={each}" for each in swept.get("algo.target_network", ["true"])]
+            for other in others:
+                config = validate(composed(*base, f"{key}={value}", other))
+                assert config["env"]["_target_"].lower().endswith(scale)
+                columns.add(papers.PAPERS[name].column(config))
+    assert columns - {""} >= set(papers.PAPERS[name].columns) - {"Random Play", "Human"}
