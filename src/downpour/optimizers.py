@@ -72,18 +72,20 @@ class RMSprop(Optimizer):
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread = torch._foreach_sub(square, torch._foreach_mul(mean, mean))
+            spread = torch._foreach_addcmul(square, mean, mean, -1.0)
         if group["eps_inside"]:
-            root = torch._foreach_sqrt(torch._foreach_add(spread, group["eps"]))
+            root: Any = torch._foreach_add(spread, group["eps"])
+            torch._foreach_sqrt_(root)
         else:
-            root = torch._foreach_add(torch._foreach_sqrt(spread), group["eps"])
-        direction: Any = torch._foreach_div(gradients, root)
+            root = torch._foreach_sqrt(spread)
+            torch._foreach_add_(root, group["eps"])
         if group["momentum"]:
             taken = self._memory(parameters, "momentum_buffer")
             torch._foreach_mul_(taken, group["momentum"])
-            torch._foreach_add_(taken, direction)
-            direction = taken
-        torch._foreach_add_(parameters, direction, alpha=-group["lr"])
+            torch._foreach_addcdiv_(taken, gradients, root)
+            torch._foreach_add_(parameters, taken, alpha=-group["lr"])
+        else:
+            torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
 
     def _memory(self, parameters: list[Tensor], name: str) -> list[Tensor]:
         for parameter in parameters:
