@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.analysis.runs_factory import write_run
+from tests.commands import Commands
 from tests.worlds import CONF, composed
 
 from downpour.analysis import papers
@@ -115,3 +116,14 @@ def test_the_experiment_of_each_table_fills_all_its_columns(name: str, scale: st
                 assert config["env"]["_target_"].lower().endswith(scale)
                 columns.add(papers.PAPERS[name].column(config))
     assert columns - {""} >= set(papers.PAPERS[name].columns) - {"Random Play", "Human"}
+
+
+def test_a_multirun_of_the_experiment_ends_with_its_table(commands: Commands) -> None:
+    short = ["total_env_steps=304", "data.warmup=100", "eval_every=152", "eval_episodes=1", "logger=[]"]
+    short += ["callbacks.evaluation.max_episode_steps=20", "optimizer.lr=1e-3", "seed=0"]
+    ended = commands.run("-m", "experiment=mnih2015_linear", *short, "hydra.sweep.dir=sweep")
+    assert ended.code == 0, ended.text
+    assert "| breakout | ours: 304 environment steps, 1 seed" in ended.out
+    found = rows(commands.folder / "sweep/paper.csv")
+    assert {column for source, column in found if source.startswith("ours")} == {"DQN", "Linear"}
+    assert (commands.folder / "sweep/paper.png").exists()

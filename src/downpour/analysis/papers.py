@@ -173,9 +173,11 @@ def draw(paper: Paper, table: Sequence[Line], path: Path) -> None:
     """A panel a game; scores of unlike games are drawn as parts of the first column's, where there are several."""
     games = list(dict.fromkeys(line.game for line in table))
     figure = figure_of(max(5.0, 4.2 * len(games)), 4.4)
+    names = []
     for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
         members = [line for line in table if line.game == game]
         columns = [c for c in paper.columns if any(c in line.cells for line in members)]
+        names.append(columns)
         relative = len(columns) > 1 and all(line.mean(columns[0]) > 0 for line in members if columns[0] in line.cells)
         for index, line in enumerate(members):
             unit = line.mean(columns[0]) if relative and columns[0] in line.cells else 1.0
@@ -189,9 +191,11 @@ def draw(paper: Paper, table: Sequence[Line], path: Path) -> None:
             color, _ = style_of(index)
             axes.bar(place, means, 0.8 / len(members), color=color, yerr=error, capsize=2, label=line.source)
         axes.set_title(game, parse_math=False)
-        axes.set_xticks(range(len(columns)), [c.replace(", ", ",\n") for c in columns])
         axes.set_ylabel(f"part of `{columns[0]}`" if relative else "score")
     dress(figure)
+    for axes, columns in zip(figure.axes, names, strict=True):  # the house's look has numbers below
+        axes.set_xticks(range(len(columns)), [c.replace(", ", ",\n") for c in columns])
+        axes.set_xlim(-0.5, len(columns) - 0.5)
     save(figure, path)
 
 
