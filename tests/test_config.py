@@ -76,6 +76,8 @@ def complaint(config: dict[str, Any]) -> str:
         ("algo.target_network", "perhaps", "boolean"),
         ("algo.epsilon.steps", -1, "greater than or equal to 0"),
         ("algo.epsilon.start", "x", "number"),
+        ("algo.epsilon.start", 1.5, "less than or equal to 1"),
+        ("algo.epsilon.end", -0.1, "greater than or equal to 0"),
         ("data.num_envs", 0, "greater than or equal to 1"),
         ("data.num_envs", "8x", "integer"),
         ("data.warmup", -1, "greater than or equal to 0"),

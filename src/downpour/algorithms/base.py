@@ -99,7 +99,8 @@ class Algorithm(LightningModule):
         self.manual_backward(loss)
         if self.gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            clip = getattr(self.trainer.strategy, "clip_gradients", nn.utils.clip_grad_norm_)
+            strategy = self._trainer.strategy if self._trainer else None  # none where it is driven by hand
+            clip = getattr(strategy, "clip_gradients", clip_gradients)
             self.latest["gradient_norm"] = clip(parameters, self.gradient_clip)
         optimizer.step()
 
@@ -134,3 +135,11 @@ class Algorithm(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.gradient_steps = checkpoint["gradient_steps"]
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scale the gradients down to a norm of at most `largest`; returns the norm before. As Torch's, but quicker."""
+    gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+    return norm

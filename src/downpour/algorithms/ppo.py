@@ -38,9 +38,11 @@ class PPO(AdvantageActorCritic):
             steps["log_prob"] = self.head.distribution(outputs).log_prob(steps["action"])
         for _ in range(self.epochs):
             order = torch.randperm(len(steps), device=steps["return"].device)
+            shuffled = {name: values[order].tensor_split(self.minibatches) for name, values in steps.items()}
             # Always as many parts: ranks must make equal numbers of gradient steps.
-            for part in order.tensor_split(self.minibatches):
-                yield steps[part]
+            for part in range(self.minibatches):
+                batch = {name: values[part] for name, values in shuffled.items()}
+                yield TensorDict(batch, batch_size=batch["return"].shape)
 
     def policy_loss(self, log_prob: Tensor, advantage: Tensor, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """-E min(ratio A, clip(ratio) A); and how far the policy has moved."""

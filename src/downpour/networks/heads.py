@@ -70,7 +70,7 @@ class _Shifted(CategoricalDistribution):
         self.first = first
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return super().log_prob(value - self.first)
+        return self.logits.gather(-1, (value - self.first).long().unsqueeze(-1)).squeeze(-1)
 
 
 class _Continuous(Head):
