@@ -6,7 +6,7 @@ For each head: the mean reward, and the probability that lies within 0.3 of the 
 beside it the most that any Gaussian can have there. Draws the learned densities into outputs/bench/two_peaks.png.
 """
 
-import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +40,13 @@ GRID, PEAK, WITHIN = torch.linspace(-4, 4, 4001), 1.0, 0.3
 
 def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
     """(Mean reward of the last evaluation, density over `GRID` at X = 0); the run is made if it is not there."""
+    from downpour.directory import read_summary
     from downpour.environments import Gymnasium
     from downpour.experiment import build_algorithm
 
     directory = OUT / "two_peaks" / head.replace(" ", "_") / str(seed)
-    if not (directory / "summary.json").exists():
+    if read_summary(directory).get("status") != "finished":
+        shutil.rmtree(directory, ignore_errors=True)  # one that was broken off
         command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS, *HEADS[head]]
         subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
     world = Gymnasium(id="downpour/ContinuousBandit-v0")
@@ -53,7 +55,7 @@ def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
     rule.load_state_dict(torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     with torch.no_grad():
         density = rule.head.distribution(rule.policy(torch.zeros(1, 1))).log_prob(GRID.unsqueeze(-1)).exp()
-    return json.loads((directory / "summary.json").read_text())["eval/return_mean"], density.numpy()
+    return read_summary(directory)["eval/return_mean"], density.numpy()
 
 
 def neglected(density: np.ndarray) -> float:
@@ -84,7 +86,7 @@ def main(seeds: int) -> str:
     for side in (PEAK, -PEAK):
         axes.axvline(side, color=GREY, linestyle=":", linewidth=1)
     axes.set_xlabel("action")
-    axes.set_ylabel("density where X = 0; dotted: the peaks of the reward")
+    axes.set_ylabel("density at X = 0 (dotted: peaks)")
     dress(figure)
     axes.set_xlim(-2.5, 2.5)
     save(figure, OUT / "two_peaks.png")
