@@ -12,7 +12,7 @@ import torch
 from downpour.cost_model import Link, ring
 from downpour.scaling import link, plan
 from downpour.scaling.command import main
-from downpour.scaling.model import curves, fit_model
+from downpour.scaling.model import curves, fit_model, report
 from downpour.scaling.plan import ALONE, Case
 from downpour.scaling.results import Row, compare
 
@@ -65,7 +65,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(plan, "run", found)
     truth = Link(5e-5, 1e-9, 1e-10)
     monkeypatch.setattr(
-        link, "all_reduce_times", lambda ranks: [(ranks, float(n), ring(truth, ranks, n)) for n in link.SIZES]
+        link, "measure", lambda ranks: ([(ranks, float(n), ring(truth, ranks, n)) for n in link.SIZES], 1e-3)
     )
     monkeypatch.setattr(link, "adding_time", lambda: truth.gamma)
     return found
@@ -133,16 +133,17 @@ def rows_of(straggle: float, truth: Link, counts: Sequence[int]) -> list[Row]:
 
 def test_the_model_finds_what_made_the_rows_and_foretells_the_one_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
+    computing = dict.fromkeys((1, 2, 4, 8), 1e-3)
     truth = Link(2e-5, 3e-9, 1e-10)
     rows = rows_of(0.3, truth, (2, 4, 8))
     times = [(ranks, n, ring(truth, ranks, n)) for ranks in (2, 4, 8) for n in (1e3, 1e6)]
-    model = fit_model(rows, times, truth.gamma)
+    model = fit_model(rows, times, truth.gamma, computing)
     assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
     assert model.straggle == pytest.approx(0.3, rel=1e-3) and (model.fitted, model.unseen) == ([2, 4], [8])
     assert model.compute[""] == pytest.approx((1e-3, 1e-4), rel=1e-6)
     assert [error for error, _ in model.errors.values()] == pytest.approx([0, 0], abs=1e-4)
     wrong = [(ranks, n, t * (2 if ranks == 8 else 1)) for ranks, n, t in times]
-    assert fit_model(rows, wrong, truth.gamma).errors["an all-reduce"][0] == pytest.approx(0.5)
+    assert fit_model(rows, wrong, truth.gamma, computing).errors["an all-reduce"][0] == pytest.approx(0.5)
     ranks, found = curves(model, rows[0], "weak", 1, 4096)
     assert ranks[-1] == 4096 and all(len(values) == 13 for values in found.values())
     assert found["ring"][1] == pytest.approx(rows[2].efficiency, rel=1e-3)
@@ -153,10 +154,13 @@ def test_the_model_finds_what_made_the_rows_and_foretells_the_one_left_out(monke
 
 
 def test_a_crowded_machine_shares_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks at once take 1.25 times as long as one: together they are 1.6 cores."""
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    model = fit_model(rows_of(0.0, Link(0, 0), (2,)), [(2, 1e3, 1e-9)], 0.0)
-    assert model.step("", 0, 64, 4) == pytest.approx(2 * model.step("", 0, 64, 2), rel=1e-2)
-    assert model.step("", 0, 64, 4, shared=False) == pytest.approx(model.step("", 0, 64, 2), rel=1e-2)
+    model = fit_model(rows_of(0.0, Link(0, 0), (2,)), [(2, 1e3, 1e-9)], 0.0, {1: 1.0, 2: 1.25})
+    assert model.cores == pytest.approx(1.6) and model.straggle == pytest.approx(0, abs=1e-3)
+    assert model.step("", 0, 64, 4) == pytest.approx(2.5 * model.of_one("", 64), rel=1e-2)
+    assert model.step("", 0, 64, 4, shared=False) == pytest.approx(model.of_one("", 64), rel=1e-2)
+    assert "at most 0.80 (N = 2)" in report(model, rows_of(0.0, Link(0, 0), (2,)), 1)
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,11 @@ def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
     said, fitted = [], None
     if rows[0].case.batch:
         counts = sorted({row.case.devices for row in rows} - {1})
-        times = [t for ranks in counts for t in link.all_reduce_times(ranks)]
+        measured = {ranks: link.measure(ranks) for ranks in (1, *counts)}
+        times = [t for ranks in counts for t in measured[ranks][0]]
+        computing = {ranks: seconds for ranks, (_, seconds) in measured.items()}
         synchronous = next((s for s in settings.strategy.split(",") if s == "ddp"), settings.strategy.split(",")[0])
-        fitted = model.fit_model(rows, times, link.adding_time(), synchronous)
+        fitted = model.fit_model(rows, times, link.adding_time(), computing, synchronous)
         said.append(model.report(fitted, rows, settings.servers))
         with open(out / "all_reduce.csv", "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("ranks", "bytes", "seconds"), *times])

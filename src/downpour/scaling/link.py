@@ -1,10 +1,10 @@
-"""What an all-reduce costs on this machine, measured with processes that do nothing else."""
+"""What an all-reduce costs on this machine, and what its processes take from each other."""
 
 import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ import torch.distributed as dist
 
 SIZES = (4_000, 40_000, 400_000, 4_000_000)  # bytes
 REPEATS = 30
+WIDTH = 512  # of the matrices that are multiplied
 PATIENCE = 300  # seconds until processes that do not answer are given up
 
 
-def all_reduce_times(
+def measure(
     ranks: int, sizes: Sequence[int] = SIZES, repeats: int = REPEATS
-) -> list[tuple[int, float, float]]:
-    """(ranks, bytes, median seconds of an all-reduce) for each size, over gloo on the loopback, one thread a rank."""
+) -> tuple[list[tuple[int, float, float]], float]:
+    """Over gloo on the loopback, one thread a rank: (ranks, bytes, median seconds of an all-reduce) for each size; and
+    seconds of the same matrix products on every rank, while all compute and none says a word.
+    """
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
     with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
@@ -27,28 +30,28 @@ def all_reduce_times(
         for process in processes:
             process.start()
         try:
-            seconds = answers.get(timeout=PATIENCE)
+            seconds, computing = answers.get(timeout=PATIENCE)
         finally:
             for process in processes:
                 process.join(10)
                 process.kill()
-    return [(ranks, float(size), found) for size, found in zip(sizes, seconds, strict=True)]
+    return [(ranks, float(size), found) for size, found in zip(sizes, seconds, strict=True)], computing
 
 
 def _rank(rank: int, ranks: int, meeting: str, sizes: list[int], repeats: int, answers: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    matrix = torch.rand(WIDTH, WIDTH)
+    dist.barrier()
+    computing = statistics.median([_seconds(lambda: matrix @ matrix) for _ in range(5 * repeats)])
+    dist.barrier()
     found = []
     for size in sizes:
-        values, seconds = torch.zeros(size // 4), []
-        for _ in range(repeats + 3):
-            dist.barrier()
-            begin = time.perf_counter()
-            dist.all_reduce(values)
-            seconds.append(time.perf_counter() - begin)
+        values = torch.zeros(size // 4)
+        seconds = [_seconds(lambda: dist.all_reduce(values), before=dist.barrier) for _ in range(repeats + 3)]  # noqa: B023
         found.append(statistics.median(seconds[3:]))
     if rank == 0:
-        answers.put(found)
+        answers.put((found, computing))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -56,9 +59,12 @@ def _rank(rank: int, ranks: int, meeting: str, sizes: list[int], repeats: int, a
 def adding_time(size: int = 4_000_000) -> float:
     """Seconds to add up a byte of gradients."""
     total, values = torch.zeros(size // 4), torch.ones(size // 4)
-    seconds = []
-    for _ in range(REPEATS):
-        begin = time.perf_counter()
-        total += values
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds) / size
+    return statistics.median([_seconds(lambda: total.add_(values)) for _ in range(REPEATS)]) / size
+
+
+def _seconds(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> float:
+    if before is not None:
+        before()
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin

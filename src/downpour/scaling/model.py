@@ -3,7 +3,7 @@
 import math
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +30,8 @@ class Model:
         compute: size -> (seconds a step, seconds a sample) of one process.
         fitted, unseen: numbers of ranks that it was fitted to, and those it was not.
         errors: what -> median relative error of its predictions on `unseen`, and how many they are.
-        cores: of this machine.
+        cores: ranks that this machine lets compute as fast as one alone. Fewer than it has, where they share caches,
+            memory or what lies beneath a virtual core.
     """
 
     link: Link
@@ -39,7 +40,7 @@ class Model:
     fitted: list[int]
     unseen: list[int]
     errors: dict[str, tuple[float, int]]
-    cores: int
+    cores: float
 
     def step(
         self, size: str, weights: int, batch: float, ranks: int, *, how: str = "ring", shared: bool = True
@@ -48,7 +49,7 @@ class Model:
 
         Args:
             batch: samples of each rank.
-            shared: all ranks are on this machine, and share its cores if there are more ranks than those.
+            shared: all ranks are on this machine, and share its cores.
         """
         crowd = max(1.0, ranks / self.cores) if shared else 1.0
         fastest = self.of_one(size, batch) * crowd / (1 + self.straggle)
@@ -71,18 +72,26 @@ class Model:
         return stops_paying(self.of_one(size, batch), self.link, BYTES * weights, servers)
 
 
-def fit_model(rows: Sequence[Row], times: Measured, gamma: float, synchronous_strategy: str = "ddp") -> Model:
+def fit_model(
+    rows: Sequence[Row],
+    times: Measured,
+    gamma: float,
+    computing: Mapping[int, float],
+    synchronous_strategy: str = "ddp",
+) -> Model:
     """Fit to all numbers of ranks but the greatest, where there are two or more beside one process.
 
     Args:
         rows: of the scaling measurement; those of `synchronous_strategy` tell of stragglers.
         times: of all-reduces.
+        computing: ranks -> seconds of the same work on each, of all at once; of one too.
     """
     ranks = sorted({r for r, _, _ in times if r > 1})
     unseen = ranks[-1:] if len(ranks) > 1 else []
     fitted = [r for r in ranks if r not in unseen]
     link = fit([t for t in times if t[0] in fitted], gamma)
-    cores = max(1, os.cpu_count() or 1)
+    has = max(1, os.cpu_count() or 1)
+    cores = has * min([1.0, *(computing[1] / computing[r] * max(1, r / has) for r in fitted)])
     compute = {size: _compute([r for r in rows if r.case.size == size]) for size in {r.case.size for r in rows}}
     model = Model(link, 0.0, compute, fitted, unseen, {}, cores)
     stepped = [r for r in rows if r.case.strategy == synchronous_strategy and math.isfinite(r.step)]
@@ -126,10 +135,12 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     """What was fitted, how far off it is, and where a parameter server stops paying."""
     link = model.link
     lines = [
-        f"Fitted to {_and(model.fitted)} ranks on {model.cores} cores: alpha {1e6 * link.alpha:.1f} us a message, "
+        f"Fitted to {_and(model.fitted)} ranks: alpha {1e6 * link.alpha:.1f} us a message, "
         f"beta {1e9 * link.beta:.3f} ns a byte,",
         f"gamma {1e9 * link.gamma:.3f} ns a byte added up; a rank is late by {100 * model.straggle:.0f} % of its "
         "fastest step in the mean.",
+        f"Ranks that do not say a word to each other compute here as fast as {model.cores:.2f} cores would: on this "
+        f"machine E_N is at most {_most(model)}.",
     ]
     if model.errors:
         found = ", ".join(f"{what} {100 * error:.0f} % (median of {n})" for what, (error, n) in model.errors.items())
@@ -143,6 +154,11 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
         what = f"{size or 'The model'} ({row.weights:,} weights, {1000 * row.step:.2f} ms a step)".replace(",", " ", 1)
         lines.append(f"{what}: {servers} parameter server(s) stop paying at N = {most:.1f}.")
     return "\n".join(lines)
+
+
+def _most(model: Model) -> str:
+    ranks = [*model.fitted, *model.unseen]
+    return ", ".join(f"{min(1.0, model.cores / r):.2f} (N = {r})" for r in ranks)
 
 
 def _and(numbers: Sequence[int]) -> str:
