@@ -116,6 +116,20 @@ def test_sizes_are_compared_with_themselves(runs: Runs, tmp_path: Path) -> None:
     assert "No number of ranks is left" in (tmp_path / "scale.md").read_text()
 
 
+def test_ctrl_c_ends_the_measurement_and_leaves_what_there_is(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(settings: Sequence[str]) -> str:
+        if len(runs.given) == 4:  # one process, ddp; the same of the second size; then the second turn
+            raise KeyboardInterrupt
+        return runs(settings)
+
+    monkeypatch.setattr(plan, "run", interrupted)
+    sizes = "sizes=model.hidden=[8];model.hidden=[32]"
+    assert main([*TASK, "devices=2", "turns=5", sizes, f"out={tmp_path}"], SETTINGS) == 0
+    assert [len(row["efficiencies"].split()) for row in table(tmp_path)] == [1, 1, 1, 1]
+
+
 def rows_of(straggle: float, truth: Link, counts: Sequence[int]) -> list[Row]:
     """One process with two batch sizes, and rows of the model itself on as many cores."""
     found = []

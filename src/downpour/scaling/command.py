@@ -1,5 +1,6 @@
 """The command line of scaling measurements: its own settings, and those of `train.py` for what is run."""
 
+import contextlib
 import csv
 import signal
 import sys
@@ -91,10 +92,13 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     except OSError as error:
         raise ConfigError("out", out, f"cannot be written ({error.strerror}); choose another") from None
     rows = {case: results.Row(case, samples=tasks[case.size].steps * tasks[case.size].batch) for case in cases}
-    _speeds(settings, tasks, rows)
-    measured = list(rows.values())
+    with contextlib.suppress(KeyboardInterrupt):  # then what there is by now is worth a table
+        _speeds(settings, tasks, rows)
+    whole = {row.case.size for row in rows.values() if row.case.strategy == plan.ALONE and row.rates}
+    measured = [row for row in rows.values() if row.case.size in whole]
     if not any(row.rates for row in measured if row.case.strategy != plan.ALONE):
-        print(f"scale: nothing could be measured: {next(r.failure for r in measured if r.failure)}", file=sys.stderr)
+        why = next((row.failure for row in measured if row.failure), "stopped before a strategy had its turn")
+        print(f"scale: nothing could be measured: {why}", file=sys.stderr)
         return 1
     results.compare(measured)
     if settings.accuracy is not None:
