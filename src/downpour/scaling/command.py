@@ -134,6 +134,7 @@ def _explain(error: Exception) -> str:
 
 def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
     """Run every case in each turn."""
+    from downpour.analysis.table import spaced
     from downpour.scaling import plan, results
 
     for turn in range(settings.turns):
@@ -153,7 +154,7 @@ def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
                     row.weights = results.weights(directory) if case.strategy == plan.ALONE else 0
                 if not row.samples:
                     row.samples = results.length(directory)
-            _say(f"turn {turn + 1}/{settings.turns} {case.name}: {row.rates[-1]:,.0f} samples/s".replace(",", " "))
+            _say(f"turn {turn + 1}/{settings.turns} {case.name}: {spaced(row.rates[-1])} samples/s")
 
 
 def _learning(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:

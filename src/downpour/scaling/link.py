@@ -12,15 +12,15 @@ import torch.distributed as dist
 
 SIZES = (4_000, 40_000, 400_000, 4_000_000)  # bytes
 REPEATS = 30
-WIDTH = 512  # of the matrices that are multiplied
+WIDTH, BATCH = 512, 128  # of the network that every rank trains by itself
 PATIENCE = 300  # seconds until processes that do not answer are given up
 
 
 def measure(
     ranks: int, sizes: Sequence[int] = SIZES, repeats: int = REPEATS
-) -> tuple[list[tuple[int, float, float]], float]:
+) -> tuple[list[tuple[int, float, float]], list[float]]:
     """Over gloo on the loopback, one thread a rank: (ranks, bytes, median seconds of an all-reduce) for each size; and
-    seconds of the same matrix products on every rank, while all compute and none says a word.
+    seconds of gradient steps of a small network on one rank, while all make such steps and none says a word.
     """
     context = multiprocessing.get_context("spawn")
     answers: Any = context.Queue()
@@ -41,9 +41,10 @@ def measure(
 def _rank(rank: int, ranks: int, meeting: str, sizes: list[int], repeats: int, answers: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
-    matrix = torch.rand(WIDTH, WIDTH)
+    step = _gradient_step()
+    _seconds(step)
     dist.barrier()
-    computing = statistics.median([_seconds(lambda: matrix @ matrix) for _ in range(5 * repeats)])
+    computing = [_seconds(step) for _ in range(5 * repeats)]
     dist.barrier()
     found = []
     for size in sizes:
@@ -60,6 +61,19 @@ def adding_time(size: int = 4_000_000) -> float:
     """Seconds to add up a byte of gradients."""
     total, values = torch.zeros(size // 4), torch.ones(size // 4)
     return statistics.median([_seconds(lambda: total.add_(values)) for _ in range(REPEATS)]) / size
+
+
+def _gradient_step() -> Callable[[], Any]:
+    network = torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.ReLU(), torch.nn.Linear(WIDTH, WIDTH))
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    inputs = torch.rand(BATCH, WIDTH)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        network(inputs).square().mean().backward()
+        optimizer.step()
+
+    return step
 
 
 def _seconds(work: Callable[[], Any], before: Callable[[], Any] | None = None) -> float:

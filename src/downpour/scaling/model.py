@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar, nnls
+from scipy.optimize import nnls
 
+from downpour.analysis.table import spaced
 from downpour.cost_model import ALL_REDUCE, Link, fit, ring, service, simulate, stops_paying, synchronous
 from downpour.scaling.plan import ALONE
 from downpour.scaling.results import Row
 
 BYTES = 4  # of a weight, or of its gradient
-MOST_STRAGGLING = 5.0
 
 Measured = Sequence[tuple[int, float, float]]
 """(ranks, bytes, seconds) of an all-reduce."""
@@ -26,7 +26,8 @@ class Model:
 
     Attributes:
         link: alpha and beta from all-reduces of `fitted` ranks; gamma measured by itself.
-        straggle: mean delay of a rank, in parts of its fastest step, from synchronous steps of `fitted` ranks.
+        straggle: mean delay of a rank, in parts of its fastest step, from steps that ranks make without a word.
+        overhead: seconds that a synchronous step of `fitted` ranks takes beside: hooks, buckets, waking up.
         compute: size -> (seconds a step, seconds a sample) of one process.
         fitted, unseen: numbers of ranks that it was fitted to, and those it was not.
         errors: what -> median relative error of its predictions on `unseen`, and how many they are.
@@ -36,6 +37,7 @@ class Model:
 
     link: Link
     straggle: float
+    overhead: float
     compute: dict[str, tuple[float, float]]
     fitted: list[int]
     unseen: list[int]
@@ -53,7 +55,8 @@ class Model:
         """
         crowd = max(1.0, ranks / self.cores) if shared else 1.0
         fastest = self.of_one(size, batch) * crowd / (1 + self.straggle)
-        return synchronous(fastest, self.link, ranks, BYTES * weights, straggle=self.straggle, how=how)
+        seconds = synchronous(fastest, self.link, ranks, BYTES * weights, straggle=self.straggle, how=how)
+        return seconds + self.overhead * (ranks > 1)
 
     def of_one(self, size: str, batch: float) -> float:
         """Seconds a gradient step of one process."""
@@ -76,33 +79,32 @@ def fit_model(
     rows: Sequence[Row],
     times: Measured,
     gamma: float,
-    computing: Mapping[int, float],
+    computing: Mapping[int, Sequence[float]],
     synchronous_strategy: str = "ddp",
 ) -> Model:
     """Fit to all numbers of ranks but the greatest, where there are two or more beside one process.
 
     Args:
-        rows: of the scaling measurement; those of `synchronous_strategy` tell of stragglers.
+        rows: of the scaling measurement; those of `synchronous_strategy` tell of the overhead.
         times: of all-reduces.
-        computing: ranks -> seconds of the same work on each, of all at once; of one too.
+        computing: ranks -> seconds of steps of one rank while all make such steps; of one rank by itself too.
     """
     ranks = sorted({r for r, _, _ in times if r > 1})
     unseen = ranks[-1:] if len(ranks) > 1 else []
     fitted = [r for r in ranks if r not in unseen]
     link = fit([t for t in times if t[0] in fitted], gamma)
     has = max(1, os.cpu_count() or 1)
-    cores = has * min([1.0, *(computing[1] / computing[r] * max(1, r / has) for r in fitted)])
+    mean = {r: statistics.fmean(seconds) for r, seconds in computing.items()}
+    cores = has * min([1.0, *(mean[1] / mean[r] * max(1, r / has) for r in fitted)])
+    late = computing[fitted[-1]] if fitted else computing[1]
+    straggle = statistics.fmean(late) / min(late) - 1
     compute = {size: _compute([r for r in rows if r.case.size == size]) for size in {r.case.size for r in rows}}
-    model = Model(link, 0.0, compute, fitted, unseen, {}, cores)
+    model = Model(link, straggle, 0.0, compute, fitted, unseen, {}, cores)
     stepped = [r for r in rows if r.case.strategy == synchronous_strategy and math.isfinite(r.step)]
     seen = [r for r in stepped if r.case.devices in fitted]
-    if seen:
-        found = minimize_scalar(
-            lambda straggle: _misfit(replace(model, straggle=straggle), seen),
-            bounds=(0, MOST_STRAGGLING),
-            method="bounded",
-        )
-        model = replace(model, straggle=float(found.x))
+    if seen:  # the overhead that makes the squares of the relative errors least
+        missing = sum((1 - _predicted(model, r) / r.step) / r.step for r in seen)
+        model = replace(model, overhead=max(0.0, missing / sum(1 / r.step**2 for r in seen)))
     errors = {}
     reduced = [abs(ring(link, r, n) / t - 1) for r, n, t in times if r in unseen]
     if reduced:
@@ -115,10 +117,6 @@ def fit_model(
 
 def _predicted(model: Model, row: Row) -> float:
     return model.step(row.case.size, row.weights, row.case.batch, row.case.devices)
-
-
-def _misfit(model: Model, rows: Sequence[Row]) -> float:
-    return sum((_predicted(model, r) / r.step - 1) ** 2 for r in rows)
 
 
 def _compute(rows: Sequence[Row]) -> tuple[float, float]:
@@ -137,10 +135,10 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     lines = [
         f"Fitted to {_and(model.fitted)} ranks: alpha {1e6 * link.alpha:.1f} us a message, "
         f"beta {1e9 * link.beta:.3f} ns a byte,",
-        f"gamma {1e9 * link.gamma:.3f} ns a byte added up; a rank is late by {100 * model.straggle:.0f} % of its "
-        "fastest step in the mean.",
-        f"Ranks that do not say a word to each other compute here as fast as {model.cores:.2f} cores would: on this "
-        f"machine E_N is at most {_most(model)}.",
+        f"gamma {1e9 * link.gamma:.3f} ns a byte added up; a rank is late by {100 * model.straggle:.0f} % of its",
+        f"fastest step in the mean; a synchronous step takes {1e3 * model.overhead:.2f} ms beside.",
+        f"Ranks that do not say a word to each other compute here as fast as {model.cores:.2f} cores would, so that E_N",
+        f"is at most {_most(model)}.",
     ]
     if model.errors:
         found = ", ".join(f"{what} {100 * error:.0f} % (median of {n})" for what, (error, n) in model.errors.items())
@@ -151,7 +149,7 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     first = {r.case.size: r for r in reversed(bases)}
     for size, row in reversed(first.items()):
         most = model.server_pays_to(size, row.weights, row.case.batch, servers)
-        what = f"{size or 'The model'} ({row.weights:,} weights, {1000 * row.step:.2f} ms a step)".replace(",", " ", 1)
+        what = f"{size or 'The model'} ({spaced(row.weights)} weights, {1000 * row.step:.2f} ms a step)"
         lines.append(f"{what}: {servers} parameter server(s) stop paying at N = {most:.1f}.")
     return "\n".join(lines)
 

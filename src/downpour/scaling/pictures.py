@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from downpour.analysis.drawing import GREY, INK, dress, figure_of, save, style_of
+from downpour.analysis.table import spaced
 from downpour.scaling.model import Model, curves
 from downpour.scaling.plan import ALONE
 from downpour.scaling.published import POINTS
@@ -68,7 +69,7 @@ def speed_up(rows: Sequence[Row], path: Path) -> Path:
         for index, size in enumerate(sizes):
             members = by_strategy(rows, size).get(strategy, [])
             color, stroke = style_of(index)
-            label = f"{size or 'the model'} ({members[0].weights:,} weights)".replace(",", " ") if members else None
+            label = f"{size or 'the model'} ({spaced(members[0].weights)} weights)" if members else None
             x = [r.case.devices for r in members]
             axes.plot(x, [r.case.devices * r.efficiency for r in members], stroke, color=color, marker="o", label=label)
         most = max(r.case.devices for r in rows)
