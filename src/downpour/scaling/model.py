@@ -137,7 +137,7 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
         f"beta {1e9 * link.beta:.3f} ns a byte,",
         f"gamma {1e9 * link.gamma:.3f} ns a byte added up; a rank is late by {100 * model.straggle:.0f} % of its",
         f"fastest step in the mean; a synchronous step takes {1e3 * model.overhead:.2f} ms beside.",
-        f"Ranks that do not say a word to each other compute here as fast as {model.cores:.2f} cores would, so that E_N",
+        f"Ranks that say no word to each other compute here as fast as {model.cores:.2f} cores would, so that E_N",
         f"is at most {_most(model)}.",
     ]
     if model.errors:
