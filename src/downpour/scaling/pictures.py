@@ -47,10 +47,10 @@ def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: 
         for index, (name, values) in enumerate(found.items(), start=2):
             color, stroke = style_of(index)
             predicted.plot(ranks, values, color=color, linestyle=stroke, label=f"{name}, model")
-        for point in POINTS:
+        for index, point in enumerate(POINTS):
             predicted.plot(point.ranks, point.efficiency, color=GREY, marker="x", linestyle="")
             place = (point.ranks, point.efficiency)
-            predicted.annotate(point.label, place, (4, 4), textcoords="offset points", fontsize=7)
+            predicted.annotate(point.label, place, (4, 4 if index % 2 else -9), textcoords="offset points", fontsize=7)
     _processes(measured, "E_N = T / (N T_N)", f"{scaling} scaling, this machine")
     _processes(predicted, "", "the model, a machine a rank; x: published")
     measured.set_ylim(0, max(1.1, 1.05 * max(r.efficiency for r in rows if r.rates)))
