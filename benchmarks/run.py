@@ -1,16 +1,19 @@
-"""`make bench`: speed, then learning. ARGS="speed" or ARGS="learning" for one of them."""
+"""`make bench`: speed, then learning. ARGS="speed", "learning" or "distributed" for one of them."""
 
 import sys
 
+import distributed
 import learning
 import speed
 
 if __name__ == "__main__":
     chosen = sys.argv[1:] or ["speed", "learning"]
-    if unknown := set(chosen) - {"speed", "learning"}:
-        sys.exit(f"error: {', '.join(unknown)}: there are speed and learning")
+    if unknown := set(chosen) - {"speed", "learning", "distributed"}:
+        sys.exit(f"error: {', '.join(unknown)}: there are speed, learning and distributed")
     if "speed" in chosen:
         print(speed.main(5))
+    if "distributed" in chosen:
+        print(distributed.main(5))
     if "learning" in chosen:
         for name in learning.STUDIES:
             print(learning.study(name, 10, learning.ROOT / "outputs" / "bench"), flush=True)

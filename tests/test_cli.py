@@ -60,7 +60,7 @@ BAD_INPUT = {
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
     "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
     "trainer.nodes=2": "trainer.port=null: several nodes need a port",
-    "strategy=fsdp": "trainer=cpu, 32-true: does not go with the strategy (The strategy `fsdp` requires a GPU",
+    "strategy=fsdp": "strategy=fsdp: needs a GPU, and trainer.accelerator=cpu: use strategy=fsdp2",
     "resume=nosuch": "resume=nosuch: is not a run directory",
     "resume=.": "resume=.: is not a run directory",
 }

@@ -33,10 +33,19 @@ def checked(*overrides: str) -> dict[str, Any]:
     return validate(composed(*overrides))
 
 
+# Choices that go with some others only.
+COMPANIONS = {
+    "length=gradient_steps": ["algo=supervised"],
+    "strategy=fsdp": ["trainer=gpu", "strategy=fsdp"],
+    "strategy=fsdp2_tp": ["trainer.devices=4", "strategy=fsdp2_tp"],
+    "strategy=pipeline": ["algo=supervised", "strategy=pipeline"],
+}
+
+
 def override(group: str, name: str) -> list[str]:
     """What chooses it; for a data set, with an algorithm that learns from it."""
-    if (group, name) == ("length", "gradient_steps"):
-        return ["algo=supervised"]
+    if f"{group}={name}" in COMPANIONS:
+        return COMPANIONS[f"{group}={name}"]
     if group != "data":
         return [f"{group}={name}"]
     for algo in sorted(path.stem for path in (CONF / "algo").glob("[!_]*.yaml")):
@@ -218,18 +227,11 @@ def _pairs(statement: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
 
 @pytest.mark.parametrize(("group", "name"), [c for c in CHOICES if c[0] in GROUPS])
 def test_every_key_is_a_parameter(group: str, name: str) -> None:
-    """Also where a constructor takes **kwargs, which the checks must let pass."""
-    passed_on = {
-        "FSDPStrategy": torch.distributed.fsdp.FullyShardedDataParallel,
-    }
-
     def look(node: Any) -> None:
         if isinstance(node, dict):
             if "_target_" in node:
                 target = locate(node["_target_"], "")
                 known = {n for n, p in parameters(target).items() if p.kind is not inspect.Parameter.VAR_KEYWORD}
-                if target.__name__ in passed_on:
-                    known |= set(inspect.signature(passed_on[target.__name__].__init__).parameters)
                 assert set(node) - {"_target_"} <= known, node["_target_"]
             for value in node.values():
                 look(value)

@@ -143,10 +143,20 @@ def test_killed_with_its_launcher_and_resumed(commands: Commands, straight: Path
     assert_same(run, straight)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_rank_ends_the_run(commands: Commands, victim: int) -> None:
+@pytest.mark.parametrize(
+    ("victim", "options"),
+    [
+        (0, (*TWO, "total_env_steps=1000000")),
+        (1, (*TWO, "total_env_steps=1000000", "strategy=fsdp2")),
+        (
+            1,
+            ("algo=supervised", "trainer=ddp_cpu", "strategy=pipeline", "total_gradient_steps=100000", "eval_every=20"),
+        ),
+    ],
+)
+def test_a_killed_rank_ends_the_run(commands: Commands, victim: int, options: tuple[str, ...]) -> None:
     run = commands.folder / "run"
-    running = commands.start(*TWO, f"hydra.run.dir={run}", "total_env_steps=1000000")
+    running = commands.start(*options, f"hydra.run.dir={run}")
     running.wait_until((run / "checkpoints" / "last.ckpt").exists)
     ranks = [pid for pid in processes_of(run) if f"\0RANK={victim}\0" in environment_of(pid)]
     os.kill(ranks[0], signal.SIGKILL)

@@ -191,6 +191,8 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     hardware: Hardware = build(config["trainer"])
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
+    if rank == 0:
+        hardware.warn_of_crowding()
     strategy = build_strategy(config, hardware)
     run = Run(
         directory=directory,

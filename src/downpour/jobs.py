@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from downpour import directory as directories
 from downpour import experiment
 from downpour.config import ConfigError, build
@@ -66,6 +68,8 @@ def run(
             else:
                 directories.log_to(directory)
                 experiment.fit(config, directory)
+                if dist.is_initialized():  # a strategy for several processes, in one
+                    dist.destroy_process_group()
         except (Exception, KeyboardInterrupt) as error:
             failed = explain(error, directory)
             directories.note_failure(directory, failed)

@@ -9,10 +9,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from downpour import directory as directories
-from downpour.config import ConfigError, nearest, show
+from downpour.config import ConfigError, locate, nearest, show
 from downpour.experiment import length_key
 
-ANEW = ("trainer", "logger", "callbacks", "debug")  # groups that decide how a run is computed and watched, not what
+# Groups that decide how a run is computed and watched, not what.
+ANEW = ("trainer", "strategy", "logger", "callbacks", "debug")
 FIXED = ("seed", "resume", "resume_sweep", "init_from", "freeze")
 
 
@@ -35,7 +36,8 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
             _apply(override, config, composed)
     config["resume"] = str(directory)
     before, now = _processes(own), _processes(config)
-    if now != before:
+    data: Any = locate(own["data"]["_target_"], "data")
+    if now != before and not data.any_ranks:
         advice = f"{now} process(es), but the run was trained by {before}; resume it with as many"
         raise ConfigError("trainer.devices", config["trainer"].get("devices"), advice)
     length = length_key(own)
@@ -49,7 +51,7 @@ def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapp
     """Whether the run has this already: its own command line with resume=DIR added must work."""
     group, *path = override.key_or_group.split(".")
     if group not in own and group not in composed:  # an experiment, say, which sets anything
-        groups = [name for name, node in own.items() if isinstance(node, dict) and name not in (*ANEW, "strategy")]
+        groups = [name for name, node in own.items() if isinstance(node, dict) and name not in ANEW]
         return all(_same(own[name], composed.get(name)) for name in groups)
     mine, theirs = own.get(group), composed.get(group)
     for name in path:

@@ -1,5 +1,6 @@
 """The hardware a run asks for, and the Lightning trainer that drives it."""
 
+import logging
 import os
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
 from downpour.precision import Direct
 from downpour.run import Run
+
+log = logging.getLogger(__name__)
 
 
 class Hardware:
@@ -63,6 +66,13 @@ class Hardware:
     def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.nodes
+
+    def warn_of_crowding(self) -> None:
+        """Say so if processes must share cores."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.accelerator == "cpu" and self.devices > cores:
+            share = f"each of the {self.devices} processes gets {cores / self.devices:.2g} of one"
+            log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, cores, share)
 
     def check_world(self, world_size: int) -> None:
         """Compare with what somebody's torchrun has started.

@@ -28,11 +28,13 @@ class Algorithm(LightningModule):
 
     Attributes:
         learns_from: names of the streams whose rounds it understands.
+        in_stages: a gradient step is one pass of a batch's `input` through `network`, judged by `error` with `target`.
         gradient_steps: optimizer updates so far.
         latest: metrics of the newest gradient step, by name.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
+    in_stages: ClassVar[bool] = False
 
     def __init__(self, optimizer: OptimizerFactory, *, gradient_clip: PositiveFloat | None = None):
         """
@@ -97,6 +99,10 @@ class Algorithm(LightningModule):
         """One step of one optimizer, on the parameters it holds."""
         optimizer.zero_grad()
         self.manual_backward(loss)
+        self.take_step(optimizer)
+
+    def take_step(self, optimizer: Any) -> None:
+        """A step with the gradients there are, clipped."""
         if self.gradient_clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             strategy = self._trainer.strategy if self._trainer else None  # none where it is driven by hand

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from downpour.algorithms.q_learning import QLearning
 from downpour.config import ConfigError, Fraction, PositiveInt
@@ -67,11 +68,15 @@ class DQN(QLearning):
 @torch.no_grad()
 def move_towards(target: nn.Module, source: nn.Module, tau: float) -> None:
     """theta^- <- (1 - tau) theta^- + tau theta (Lillicrap et al. 2016, Algorithm 1); tau = 1 copies."""
-    old: list[Tensor] = list(target.parameters())
-    new: list[Tensor] = list(source.parameters())
+    old, new = ([own_part(p) for p in network.parameters()] for network in (target, source))
     if tau == 1.0:
         torch._foreach_copy_(old, new)
     else:
         torch._foreach_lerp_(old, new, tau)
     for old_buffer, new_buffer in zip(target.buffers(), source.buffers(), strict=True):
         old_buffer.copy_(new_buffer)
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """What this rank holds of a parameter, which a strategy may have spread over the ranks."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter

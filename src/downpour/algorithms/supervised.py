@@ -23,6 +23,7 @@ class Supervised(Algorithm):
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("dataset",)
+    in_stages: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -59,6 +59,7 @@ class Checkpoint(Callback):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
+        self._as_before = True  # as many ranks and replicas
 
     @property
     def seconds(self) -> float:
@@ -126,11 +127,12 @@ class Checkpoint(Callback):
         data = trainer.datamodule
         mine = capture_rank(data, pl_module)
         if isinstance(trainer.strategy, Parallelism):
-            mine["strategy"] = trainer.strategy.capture()
+            mine["strategy"] = {"name": trainer.strategy.name, **trainer.strategy.capture()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
         everyone = getattr(trainer.strategy, "gather_states", lambda mine: gather([mine]))
         checkpoint["ranks"] = everyone(mine)
+        checkpoint["replicas"] = self.run.replicas
         for name in files[0] if files and trainer.is_global_zero else ():
             sync(self.run.directory / f"{name}.csv")  # the checkpoint will count on these rows
         checkpoint["files"] = files[0] if files else None
@@ -141,9 +143,11 @@ class Checkpoint(Callback):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         saved = len(checkpoint["ranks"])
-        if saved != self.run.world_size and not trainer.datamodule.any_ranks:
-            advice = f"the run was trained by {saved} process(es); resume it with as many"
-            raise ConfigError("trainer", f"{self.run.world_size} process(es)", advice)
+        self._as_before = (saved, checkpoint.get("replicas", saved)) == (self.run.world_size, self.run.replicas)
+        if not self._as_before and not trainer.datamodule.any_ranks:
+            copies = checkpoint.get("replicas", saved)
+            advice = f"the run was trained by {saved} process(es) with {copies} copies of the weights"
+            raise ConfigError("trainer", f"{self.run.world_size} process(es)", f"{advice}; resume it with as many")
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
         self._seconds_before = checkpoint["seconds"]
@@ -155,15 +159,15 @@ class Checkpoint(Callback):
             return
         checkpoint, self._loaded = self._loaded, None
         ranks, data = checkpoint["ranks"], trainer.datamodule
-        as_many = len(ranks) == self.run.world_size
-        mine = ranks[self.run.rank if as_many else 0]
+        mine = ranks[self.run.rank if self._as_before else 0]
         try:
-            restore_rank(mine, data, pl_module, draws=as_many)  # other ranks draw anew
+            restore_rank(mine, data, pl_module, draws=self._as_before)  # other ranks draw anew
         except (FileNotFoundError, EOFError) as error:
             advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
             raise ConfigError("resume", self.run.directory, advice) from None
-        if as_many and isinstance(trainer.strategy, Parallelism) and "strategy" in mine:
-            trainer.strategy.restore(mine["strategy"])
+        strategy, before = trainer.strategy, mine.get("strategy", {})
+        if self._as_before and isinstance(strategy, Parallelism) and strategy.name == before.get("name"):
+            strategy.restore(before)
         for logger in trainer.loggers:
             if isinstance(logger, RunFiles) and trainer.is_global_zero:
                 logger.restore(checkpoint["files"])

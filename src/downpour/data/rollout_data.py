@@ -75,6 +75,7 @@ class EpisodeData(Experience):
     """
 
     stream = "episodes"
+    even = False
     BLOCK = 128
 
     def __init__(

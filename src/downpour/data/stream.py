@@ -19,6 +19,7 @@ class Stream(LightningDataModule):
         step_name: what `step` counts.
         stream: name of the kind of rounds; an algorithm lists those it learns from.
         divisible: ranks can have parts of their own in it.
+        even: ranks ask the policy equally often, as one whose weights are spread over them must be asked.
         any_ranks: another number of ranks may go on from what one has saved.
         spaces: what the algorithm is built from.
         seconds: time spent so far, by what.
@@ -28,6 +29,7 @@ class Stream(LightningDataModule):
     stream = ""
     divisible = True
     any_ranks = False
+    even = True
     spaces: dict[str, gym.Space]
 
     def __init__(self, run: Run):

@@ -6,6 +6,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError, PositiveInt, Probability
+from downpour.networks.division import Division, divide_linear
 from downpour.networks.parts import Activation, Initialization, Normalization, initialize, unit
 
 
@@ -93,6 +94,14 @@ class ConvNet(nn.Module):
         """[batch, channels, height, width] -> [batch, outputs]."""
         return self.layers(x)
 
+    def in_order(self) -> list[nn.Module]:
+        """What an input passes through, one after another; a pipeline may cut between any two."""
+        return list(self.layers)
+
+    def parallel_plan(self) -> dict[str, Division]:
+        """How its layers may be divided between ranks."""
+        return divide_linear(self)
+
 
 class Block(nn.Module):
     """Two convolutions and a way past them (He et al. 2016, figure 2; the way is projected where the shape changes)."""
@@ -156,3 +165,11 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] -> [batch, outputs]."""
         return self.layers(x)
+
+    def in_order(self) -> list[nn.Module]:
+        """What an input passes through, one after another; a pipeline may cut between any two."""
+        return list(self.layers)
+
+    def parallel_plan(self) -> dict[str, Division]:
+        """How its layers may be divided between ranks."""
+        return divide_linear(self)

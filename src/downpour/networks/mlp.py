@@ -4,6 +4,7 @@ import gymnasium as gym
 from torch import Tensor, nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
+from downpour.networks.division import Division, divide_linear
 from downpour.networks.exploring import Dueling, NoisyLinear
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
@@ -59,6 +60,14 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
         return self.layers(x)
+
+    def in_order(self) -> list[nn.Module]:
+        """What an input passes through, one after another; a pipeline may cut between any two."""
+        return list(self.layers)
+
+    def parallel_plan(self) -> dict[str, Division]:
+        """How its layers may be divided between ranks."""
+        return divide_linear(self)
 
 
 def fully_connected(

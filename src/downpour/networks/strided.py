@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from downpour.config import ConfigError, NonNegativeFloat, PositiveInt
 from downpour.networks.convolutional import Pixels, image_shape
+from downpour.networks.division import Division, divide_linear
 from downpour.networks.mlp import fully_connected
 from downpour.networks.parts import ACTIVATIONS, Activation, Initialization, initialize
 
@@ -61,3 +62,7 @@ class StridedConvNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] -> [batch, outputs]."""
         return self.layers(self.pixels(x).contiguous(memory_format=self.format))
+
+    def parallel_plan(self) -> dict[str, Division]:
+        """How its layers may be divided between ranks."""
+        return divide_linear(self)

@@ -14,7 +14,7 @@ class Parallelism:
     Attributes:
         name: what `strategy=` calls it.
         ranks_per_replica: ranks that hold one copy of the weights between them; they are given the same experience.
-        seconds: time spent so far, by what.
+        seconds: time spent so far within learning, by what; where it is known.
         traffic: bytes this rank has sent so far. An all-reduce of n bytes over N ranks counts 2 n (N - 1) / N, an
             all-gather to n or a reduce-scatter from n bytes n (N - 1) / N: the least there is.
     """

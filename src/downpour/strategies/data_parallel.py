@@ -1,5 +1,6 @@
 """Synchronous gradient descent: N ranks average the gradients of their M samples, one step of a batch of N M."""
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +74,8 @@ class DataParallel(Parallelism, DDPStrategy):
         )
         self.compress, self.accumulate, self.local_steps = compress, accumulate, local_steps
         self._payload = 0.0
+        self._unaccounted = 0  # backward passes that averaged gradients
+        self.seconds = {"communicating": 0.0}  # what the backward pass waited for, the rest is hidden behind it
         self._batches = 0  # of the step of the optimizer that is under way
         self._alone = 0  # steps since the ranks communicated
         self._kept: list[Tensor | None] = []  # gradients of the batches before
@@ -96,6 +99,14 @@ class DataParallel(Parallelism, DDPStrategy):
         """Whether the backward pass that comes next averages gradients."""
         return self.local_steps == 1 and self._batches + 1 == self.accumulate
 
+    def metrics(self, gradient_steps: int) -> dict[str, float]:
+        model: Any = self.model
+        found = model._get_ddp_logging_data()  # Torch measures one backward pass of a hundred
+        waited = found.get("avg_backward_comm_time", 0) - found.get("avg_backward_compute_comm_overlap_time", 0)
+        self.seconds["communicating"] += 1e-9 * waited * self._unaccounted
+        self._unaccounted = 0
+        return super().metrics(gradient_steps)
+
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         if self.accumulate > 1:
             closure_loss = closure_loss / self.accumulate
@@ -113,6 +124,7 @@ class DataParallel(Parallelism, DDPStrategy):
         if self._communicates:
             super().post_backward(closure_loss)
             self.traffic += self._payload
+            self._unaccounted += 1
         elif self.accumulate > 1:  # out of sight, so that the rule clips and clears nothing
             self._kept = [parameter.grad for parameter in self._learned()]
             for parameter in self._learned():
@@ -141,10 +153,12 @@ class DataParallel(Parallelism, DDPStrategy):
 
     @torch.no_grad()
     def _average(self) -> None:
+        begin = time.perf_counter()
         learned = self._learned()
         average_parameters(iter(learned), dist.distributed_c10d._get_default_group())
         self.traffic += all_reduced(sum(p.numel() * p.element_size() for p in learned))
         self._alone = 0
+        self.seconds["communicating"] += time.perf_counter() - begin
 
     def _learned(self) -> list[nn.Parameter]:
         assert self.lightning_module is not None

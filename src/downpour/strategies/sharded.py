@@ -1,0 +1,241 @@
+"""Models too large for one device: weights spread over a mesh of ranks, [data parallel, tensor parallel]."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.optim import Optimizer
+
+from downpour import networks as network_classes
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt
+from downpour.strategies.base import Parallelism, share_buffers
+from downpour.strategies.spread import (
+    by_mesh,
+    load_optimizer_state,
+    placed,
+    split_by_mesh,
+    whole,
+    whole_optimizer_state,
+)
+from downpour.strategies.traffic import Traffic
+from downpour.trainer import Hardware
+
+STYLES: dict[str, ParallelStyle] = {
+    "outputs": ColwiseParallel(),
+    "outputs_gathered": ColwiseParallel(output_layouts=Replicate()),
+    "inputs": RowwiseParallel(),
+    "inputs_of_whole": RowwiseParallel(input_layouts=Replicate()),
+}
+
+
+class FSDP(Parallelism, FSDPStrategy):
+    """Lightning's first FSDP, on one GPU.
+
+    It gathers weights inside a training step only, and a policy acts and is evaluated outside: several ranks need
+    `Sharded`.
+    """
+
+    name: ClassVar[str] = "fsdp"
+
+    def __init__(self, hardware: Hardware, *, sharding: Literal["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"]):
+        """
+        Args:
+            hardware: of the run.
+            sharding: what is spread: weights, gradients and optimizer; all but the weights; nothing.
+
+        Raises:
+            ConfigError: no GPU, or several.
+        """
+        if hardware.accelerator != "gpu":
+            advice = f"needs a GPU, and trainer.accelerator={hardware.accelerator}: use strategy=fsdp2"
+            raise ConfigError("strategy", self.name, advice)
+        if hardware.world_size > 1:
+            advice = f"gathers weights inside a training step only, so not on {hardware.world_size} ranks: use fsdp2"
+            raise ConfigError("strategy", self.name, advice)
+        super().__init__(sharding_strategy=sharding, state_dict_type="full")
+
+
+class Sharded(Parallelism, ModelParallelStrategy):
+    """FSDP2 over one dimension of the mesh, tensor parallelism over the other; the same weights as one process has.
+
+    The networks of a rule (its parts that are called) are spread; what else it learns, every rank has whole. All ranks
+    must call a network equally often. A checkpoint is one file that any number of ranks can load.
+    """
+
+    name: ClassVar[str] = "fsdp2"
+
+    def __init__(
+        self, hardware: Hardware, *, tensor_parallel: PositiveInt | None = 1, gather_above: NonNegativeInt = 1_000_000
+    ):
+        """
+        Args:
+            hardware: of the run.
+            tensor_parallel: ranks that each layer is divided between; null: all. The others are data parallel, each
+                with its share of every weight.
+            gather_above: a layer of more parameters is gathered on its own, when its turn comes.
+
+        Raises:
+            ConfigError: the ranks cannot be divided so.
+        """
+        ranks = hardware.world_size
+        size = tensor_parallel or ranks
+        if ranks % size:
+            advice = f"does not divide the {ranks} rank(s); set trainer.devices={size * max(1, ranks // size)}"
+            raise ConfigError("strategy.tensor_parallel", size, advice)
+        super().__init__(
+            data_parallel_size=ranks // size,
+            tensor_parallel_size=size,
+            save_distributed_checkpoint=False,
+        )
+        self.ranks_per_replica, self.replicas, self.gather_above = size, ranks // size, gather_above
+        self._whole_groups: list[list[dict[str, Any]]] = []
+        self._per_step: float | None = None
+
+    def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
+        if self.replicas > 1 and not data.even:
+            advice = "ranks act until their own episodes end, and here must act equally often: use strategy=ddp"
+            raise ConfigError("strategy", self.name, advice)
+
+    def prepare(self, algorithm: Any) -> None:
+        if self.ranks_per_replica > 1:
+            for name, network in networks(algorithm):
+                check_plan(name, network, self.ranks_per_replica)
+
+    def setup(self, trainer: Any) -> None:
+        module: Any = self.lightning_module
+        assert self.accelerator is not None
+        self.accelerator.setup(trainer)
+        self.model = self.precision_plugin.convert_module(module)
+        self.model_to_device()
+        self._spread(module)
+        self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def _spread(self, module: nn.Module) -> None:
+        mesh, above = self.device_mesh, self.gather_above
+        for _, network in networks(module):
+            if any(isinstance(p, DTensor) for p in network.parameters()):  # by a fit before this
+                continue
+            if self.ranks_per_replica > 1:
+                plan: dict[str, Any] = {name: STYLES[how] for name, how in plan_of(network).items()}
+                parallelize_module(network, mesh["tensor_parallel"], plan)
+            if self.replicas > 1 or self.ranks_per_replica == 1:
+                for layer in network.modules():
+                    if layer is not network and sum(p.numel() for p in layer.parameters(recurse=False)) > above:
+                        fully_shard(layer, mesh=mesh["data_parallel"], reshard_after_forward=True)
+                fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=True)
+        for parameter in module.parameters():
+            if parameter.requires_grad and not isinstance(parameter, DTensor):
+                parameter.register_post_accumulate_grad_hook(_average_gradient)
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        super().setup_optimizers(trainer)
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in self.optimizers):
+            raise ConfigError("optimizer", "LBFGS", "needs all weights in one place: use strategy=ddp")
+        self._whole_groups = [split_by_mesh(optimizer) for optimizer in self.optimizers]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        module: Any = self.lightning_module
+        before = module.gradient_steps
+        if self._per_step is None:  # every step sends as much
+            with Traffic() as sent:
+                output = super().training_step(*args, **kwargs)
+            if steps := module.gradient_steps - before:
+                self._per_step = sent.bytes / steps
+        else:
+            output = super().training_step(*args, **kwargs)
+        self.traffic += (self._per_step or 0.0) * (module.gradient_steps - before)
+        if module.trainer.datamodule.evaluation_due:
+            share_buffers(module)
+        return output
+
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+        groups = list(by_mesh(p for p in parameters if p.grad is not None))
+        norms = [whole(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+        total = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+        for group in groups:
+            nn.utils.clip_grads_with_norm_(group, largest, total)
+        return total
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return {name: whole(value) for name, value in self.lightning_module.state_dict().items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return whole_optimizer_state(optimizer, self._whole_groups[self.optimizers.index(optimizer)])
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        for name, value in self.lightning_module.state_dict().items():
+            value.copy_(placed(checkpoint["state_dict"][name], value))
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, groups, state in zip(
+            self.optimizers, self._whole_groups, checkpoint["optimizer_states"], strict=True
+        ):
+            load_optimizer_state(optimizer, groups, state)
+
+    def capture(self) -> dict[str, Any]:
+        return {**super().capture(), "per_step": self._per_step}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self._per_step = state["per_step"]
+
+
+def networks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(name, network) of each part of a rule that is called and has weights."""
+    for name, child in module.named_children():
+        if type(child).forward is nn.Module.forward:
+            yield from networks(child, f"{prefix}{name}.")
+        elif any(True for _ in child.parameters()):
+            yield prefix + name, child
+
+
+def plan_of(network: nn.Module) -> dict[str, str]:
+    """How the layers of a network are divided.
+
+    Raises:
+        ConfigError: nobody has said.
+    """
+    plan: Any = getattr(network, "parallel_plan", None)
+    if plan is None:
+        known = [n for n in network_classes.__all__ if hasattr(getattr(network_classes, n), "parallel_plan")]
+        advice = f"no plan says how its layers are divided: use {', '.join(known)}, or strategy=fsdp2 or ddp"
+        raise ConfigError("model", type(network).__name__, advice)
+    return plan()
+
+
+def check_plan(name: str, network: nn.Module, ranks: int) -> None:
+    """See that `ranks` ranks divide every layer of the plan.
+
+    Raises:
+        ConfigError: which layer they do not.
+    """
+    for layer, how in plan_of(network).items():
+        linear: Any = network.get_submodule(layer)
+        kind = how.partition("_")[0]
+        size = linear.out_features if kind == "outputs" else linear.in_features
+        if size % ranks:
+            advice = f"{ranks} ranks do not divide the {size} {kind} of layer {name}.{layer}"
+            raise ConfigError("strategy.tensor_parallel", ranks, f"{advice}; change the model or the number of ranks")
+
+
+def _average_gradient(parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad)
+    parameter.grad /= dist.get_world_size()

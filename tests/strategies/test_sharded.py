@@ -1,0 +1,129 @@
+"""Weights spread over ranks learn what one process learns, whatever the rule; and what cannot be spread is told."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tests.commands import SMALL, checkpoint, rows
+from tests.ranks import furthest, train_together, weights
+from tests.supervised import configuration, train
+
+from downpour.config import ConfigError
+from downpour.experiment import build_parts
+from downpour.networks import MLP, ConvNet, ResNet
+from downpour.run import Run
+from downpour.strategies.sharded import check_plan, networks, plan_of
+
+DIGITS = ("algo=supervised", "model.hidden=[32,24]", "optimizer=sgd", "optimizer.lr=0.1")
+SHAPE = (*DIGITS, "eval_every=50", "data.updates=7")
+RUN = (*SHAPE, "total_gradient_steps=100", "algo.gradient_clip=0.5")
+GAME = tuple(o for o in SMALL if not o.startswith("logger"))
+ACTING = (*(o for o in GAME if o.partition("=")[0] in ("model.hidden", "data.num_envs")), "data.round_steps=16")
+PLAYED = ("total_env_steps=512", "eval_every=256", "eval_episodes=2", *ACTING)
+RULES = {
+    "dqn": (*GAME, "algo=dqn", "algo.target_every=20", "algo.gradient_clip=1"),
+    "td3": (*GAME, "algo=td3", "env=pendulum", "algo.random_steps=64"),
+    "gaussian": (*PLAYED, "algo=advantage_actor_critic", "env=pendulum", "model/head=gaussian"),
+}
+
+
+def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
+    fsdp2, tensor = "strategy=fsdp2", "strategy=tensor_parallel"
+    runs = {
+        "whole": (*RUN, fsdp2, "data.batch_size=32"),
+        "layered": (*RUN, fsdp2, "data.batch_size=32", "model.normalization=layer", "strategy.gather_above=500"),
+        "divided": (*RUN, tensor, "data.batch_size=64"),
+        "normalized": (*RUN, tensor, "data.batch_size=64", "model.normalization=layer", "optimizer.momentum=0.5"),
+        "dqn_divided": (*RULES["dqn"], tensor),
+        **{f"{rule}_spread": (*options, fsdp2) for rule, options in RULES.items()},
+        **{f"{rule}_copied": (*options, "strategy=ddp") for rule, options in RULES.items()},
+    }
+    train_together({tmp_path / name: ("trainer=cpu", *options) for name, options in runs.items()})
+    found = {name: weights(tmp_path / name) for name in runs}
+    for name, options in {"one": (), "one_layered": ("model.normalization=layer",)}.items():
+        train(tmp_path / name, *RUN, "data.batch_size=64", *options)
+        found[name] = weights(tmp_path / name)
+    train(tmp_path / "momentum", *runs["normalized"], "strategy=auto")
+    train(tmp_path / "dqn", *RULES["dqn"])
+    assert furthest(found["whole"], found["one"]) < 1e-6
+    assert furthest(found["layered"], found["one_layered"]) < 1e-6
+    assert furthest(found["divided"], found["one"]) < 1e-6
+    assert furthest(found["normalized"], weights(tmp_path / "momentum")) < 1e-6
+    assert furthest(found["dqn_divided"], weights(tmp_path / "dqn")) < 1e-6
+    for rule in RULES:
+        assert furthest(found[f"{rule}_spread"], found[f"{rule}_copied"]) < 1e-6
+    one, two = (rows(tmp_path / name / "episodes.csv") for name in ("dqn", "dqn_divided"))
+    assert one == two  # both ranks see one world
+
+    size = 4 * sum(value.numel() for value in found["one"].values())
+    sent = float(rows(tmp_path / "whole" / "metrics.csv")[-2]["strategy/bytes_per_step"])
+    assert size * 1.5 <= sent < size * 1.5 + 100  # gathered forward and backward, scattered; padded; the norm
+
+    stopped = {tmp_path / "again" / name: ("trainer=cpu", *runs[name]) for name in ("normalized", "dqn_spread")}
+    train_together({**stopped, tmp_path / "again" / "whole": ("trainer=cpu", *runs["whole"])}, stop_at=30)
+    assert checkpoint(tmp_path / "again" / "whole")["step"] == 35
+    train_together(stopped)
+    for run in stopped:
+        assert furthest(weights(run), found[run.name]) == 0
+        assert (run / "metrics.csv").read_bytes() == (tmp_path / run.name / "metrics.csv").read_bytes()
+    train(tmp_path / "again" / "whole", *RUN, "data.batch_size=64", f"resume={tmp_path / 'again' / 'whole'}")
+    assert furthest(weights(tmp_path / "again" / "whole"), found["one"]) < 1e-6
+
+
+def test_both_at_once_on_four_ranks(tmp_path: Path) -> None:
+    run = ("algo.gradient_clip=0.5", "total_gradient_steps=20", "eval_every=20")
+    train_together({tmp_path / "mesh": (*SHAPE, *run, "strategy=fsdp2_tp", "data.batch_size=32")}, ranks=4)
+    train(tmp_path / "one", *SHAPE, *run, "data.batch_size=64")
+    assert furthest(weights(tmp_path / "mesh"), weights(tmp_path / "one")) < 1e-6
+
+
+def test_plans_divide_every_linear_layer() -> None:
+    vector = gym.spaces.Box(-1, 1, (4,), np.float32)
+    image = gym.spaces.Box(-1, 1, (1, 8, 8), np.float32)
+    three = {"layers.0": "outputs_gathered", "layers.2": "outputs", "layers.4": "inputs"}
+    assert MLP(vector, 1, hidden=[6, 4]).parallel_plan() == three
+    normalized = MLP(vector, 1, hidden=[6, 4], normalization="layer").parallel_plan()
+    assert list(normalized.values()) == ["outputs_gathered", "inputs_of_whole", "inputs_of_whole"]
+    dueling = MLP(vector, 2, hidden=[6, 4], dueling=True).parallel_plan()
+    assert "inputs" not in dueling.values() and len(dueling) == 5
+    assert ConvNet(image, 10, channels=[8], hidden=[32]).parallel_plan() == {
+        "layers.5": "outputs",
+        "layers.7": "inputs",
+    }
+    assert list(ResNet(image, 10, channels=[4, 8]).parallel_plan().values()) == ["inputs_of_whole"]
+
+
+def test_a_layer_that_ranks_do_not_divide_is_named() -> None:
+    network = MLP(gym.spaces.Box(-1, 1, (4,), np.float32), 1, hidden=[6, 9])
+    with pytest.raises(ConfigError) as caught:
+        check_plan("q", network, 2)
+    told = "strategy.tensor_parallel=2: 2 ranks do not divide the 9 outputs of layer q.layers.2; "
+    assert str(caught.value).startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("strategy=tensor_parallel", "strategy.tensor_parallel=3"),
+            "strategy.tensor_parallel=3: does not divide the 2",
+        ),
+        (("strategy=fsdp2", "algo=reinforce"), "strategy=fsdp2: ranks act until their own episodes end"),
+        (("strategy=fsdp",), "strategy=fsdp: needs a GPU, and trainer.accelerator=cpu: use strategy=fsdp2"),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configuration(tmp_path, "trainer=cpu", "trainer.devices=2", *options)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_model_without_a_plan_is_told_who_has_one(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "algo=supervised", "data=sequence", "model=gru")
+    run = Run(directory=tmp_path, seed=0, total_steps=1, eval_every=1, eval_episodes=0)
+    ((name, network),) = networks(build_parts(config, run)[0])
+    assert name == "network"
+    with pytest.raises(ConfigError) as caught:
+        plan_of(network)
+    assert str(caught.value).startswith("model=Recurrent: no plan says how its layers are divided: use MLP, ConvNet,")
