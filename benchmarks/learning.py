@@ -3,6 +3,7 @@
 python benchmarks/learning.py cleanrl-cartpole 10
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,8 @@ def study(name: str, seeds: int, directory: Path) -> str:
     greedy, last = [], []
     for seed in range(seeds):
         run = directory / name / str(seed)
-        if not (run / "summary.json").exists():
+        summary = run / "summary.json"
+        if not summary.exists() or json.loads(summary.read_text())["status"] != "finished":
             begun = (run / "checkpoints" / "last.ckpt").exists()
             what = [f"resume={run}"] if begun else [*STUDIES[name], f"seed={seed}", f"hydra.run.dir={run}"]
             subprocess.run([sys.executable, str(ROOT / "src" / "train.py"), *what], check=True)
