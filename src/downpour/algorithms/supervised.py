@@ -109,18 +109,9 @@ class Supervised(Algorithm):
     def closure_step(self, x: Tensor, y: Tensor) -> Tensor:
         """A gradient step of an optimizer that evaluates the loss as often as it likes (L-BFGS); its first loss."""
         optimizer: Any = self.optimizers()
-        seen: list[Tensor] = []
-
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            loss = self.error(self.network(x), y)
-            self.manual_backward(loss)
-            seen.append(loss.detach())
-            return loss
-
-        optimizer.step(closure)
+        loss = optimizer.step(BatchLoss(self, optimizer, x, y))
         self.gradient_steps += 1
-        return seen[0]
+        return torch.as_tensor(loss).detach()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[TensorDict]) -> dict[str, float]:
@@ -138,6 +129,22 @@ class Supervised(Algorithm):
         finally:
             self.train(was_training)
         return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+
+class BatchLoss:
+    """The mean loss of a batch, or of a part of it, at the weights of the moment; calling it leaves its gradient."""
+
+    def __init__(self, algorithm: Supervised, optimizer: Any, x: Tensor, y: Tensor):
+        self.algorithm, self.optimizer, self.x, self.y = algorithm, optimizer, x, y
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __call__(self, part: slice = slice(None)) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self.algorithm.error(self.algorithm.network(self.x[part]), self.y[part])
+        self.algorithm.manual_backward(loss)
+        return loss
 
 
 def _accuracy(outputs: Tensor, target: Tensor) -> Tensor:

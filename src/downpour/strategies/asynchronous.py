@@ -78,7 +78,11 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         module.load_state_dict(published["weights"])
         if self.run.rank in published["ranks"]:
             restore_rank(published["ranks"][self.run.rank], module.trainer.datamodule, module)
-        self.link.report(module.trainer.datamodule.own_steps, module.gradient_steps)
+        self.link.report(*self.progress(module.trainer.datamodule, module))
+
+    def progress(self, data: Any, algorithm: Any) -> tuple[int, int]:
+        """Steps of the stream and of the optimizer that this rank adds to those of the others."""
+        return data.own_steps, algorithm.gradient_steps
 
     def gather(self, items: list[Any]) -> list[Any]:
         """Rank 0's items and what the other workers have left for it since the last time."""
@@ -122,7 +126,7 @@ class Exchange(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         link, data = self.strategy.link, trainer.datamodule
-        for worker, reason in link.report(data.own_steps, pl_module.gradient_steps):
+        for worker, reason in link.report(*self.strategy.progress(data, pl_module)):
             if reason:
                 log.warning("worker %d has gone (%s): the run goes on without it", worker, reason)
         if self.strategy.run.rank == 0:

@@ -2,8 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 from downpour.strategies.messages import Kind, pack
 from downpour.strategies.transport import Channel, Frame, Lost
@@ -18,6 +17,7 @@ class Board:
     Attributes:
         steps: worker -> (steps of its stream, gradient steps).
         gone: worker -> why it went, empty if it was done.
+        stopping: rank 0 has ended.
     """
 
     def __init__(self, workers: int, seconds: float):
@@ -32,23 +32,39 @@ class Board:
         self._told: set[int] = set()
         self._boxes: dict[int, dict[int, list[memoryview]]] = {EPISODES: {}, STATE: {}}
         self._answered = dict.fromkeys(range(workers), 0)
-        self._asked, self._stopping = 0, False
+        self._asked, self.stopping = 0, False
         self._published: memoryview | None = None
         self._changed = threading.Condition()
-
-    @contextmanager
-    def presence(self, worker: int) -> Iterator[None]:
-        """While a worker is connected; if it goes without a word, it is gone."""
-        try:
-            yield
-        except Lost as error:
-            self.leave(worker, f"{error}")
 
     def leave(self, worker: int, reason: str) -> None:
         """A worker goes, and why; without a reason, because it is done."""
         with self._changed:
             self.gone.setdefault(worker, reason)
             self._changed.notify_all()
+
+    def attend(
+        self,
+        channel: Channel,
+        worker: int,
+        answer: Callable[[Frame], bool],
+        into: Mapping[tuple[int, int], memoryview] | None = None,
+    ) -> None:
+        """Answer a worker until it goes; first whoever keeps the board may, and says whether it did.
+
+        Args:
+            into: see `Channel.receive`.
+        """
+        try:
+            while True:
+                frame = channel.receive(into)
+                if frame.kind == Kind.LEAVE:
+                    self.leave(worker, bytes(frame.content).decode())
+                    channel.send(Kind.DONE)
+                    return
+                if not answer(frame):
+                    self.answer(channel, worker, frame)
+        except Lost as error:
+            self.leave(worker, str(error))
 
     def answer(self, channel: Channel, worker: int, frame: Frame) -> None:
         """Whatever is not about parameters.
@@ -72,7 +88,7 @@ class Board:
         elif kind == Kind.JOIN:
             self._join(channel)
         elif kind == Kind.STOP:
-            self._stopping = True
+            self.stopping = True
             channel.send(Kind.DONE)
         else:
             raise ValueError(f"a frame of kind {kind}")
@@ -87,7 +103,7 @@ class Board:
                 news = [[other, reason] for other, reason in self.gone.items() if other not in self._told]
                 self._told |= self.gone.keys()
         totals = sum(made[0] for made in others), sum(made[1] for made in others)
-        channel.send(Kind.DONE, *totals, self._asked, self._stopping, (pack(news),) if news else ())
+        channel.send(Kind.DONE, *totals, self._asked, self.stopping, (pack(news),) if news else ())
 
     def _post(self, worker: int, box: int, number: int, content: memoryview) -> None:
         with self._changed:
@@ -103,7 +119,7 @@ class Board:
         with self._changed:
             if ask:
                 self._asked += 1
-                end = time.monotonic() + self.seconds
+                end = time.monotonic() + self.seconds / 2  # whoever asks waits no longer than `seconds`
                 while self._missing() and (left := end - time.monotonic()) > 0:
                     self._changed.wait(left)
             found = [(worker, part) for worker, parts in sorted(self._boxes[box].items()) for part in parts]
@@ -118,7 +134,7 @@ class Board:
 
     def _join(self, channel: Channel) -> None:
         with self._changed:
-            while self._published is None and 0 not in self.gone:
-                self._changed.wait()
-            published = self._published
-        channel.send(Kind.DONE, parts=(published,) if published is not None else ())
+            if self._published is None and 0 not in self.gone:
+                self._changed.wait(self.seconds / 4)
+            published, again = self._published, self._published is None and 0 not in self.gone
+        channel.send(Kind.DONE, again, parts=(published,) if published is not None else ())

@@ -89,9 +89,9 @@ class Link:
             tensors = [
                 [] if part is None else [values[i] for i in part.index] for values, part in zip(sets, mine, strict=True)
             ]
-            self._ask(server, Kind.CREATE, content=[[tuple(shape_of(t)) for t in own] for own in tensors])
+            self.ask(server, Kind.CREATE, content=pack([[tuple(shape_of(t)) for t in own] for own in tensors]))
             state = [{"parameters": [t.detach().cpu() for t in own]} if own else None for own in tensors]
-            self._ask(server, Kind.RESTORE, content={"sets": state, "steps": {}})
+            self.ask(server, Kind.RESTORE, content=pack({"sets": state, "steps": {}}))
 
     @torch.no_grad()
     def push(self, number: int, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor] | None) -> int:
@@ -124,16 +124,16 @@ class Link:
 
     def capture(self) -> list[dict[str, Any]]:
         """The state of every server."""
-        return [unpack(self._ask(server, Kind.CAPTURE).content) for server in range(len(self.channels))]
+        return [unpack(self.ask(server, Kind.CAPTURE).content) for server in range(len(self.channels))]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
         """Set every server to a state."""
         for server, state in enumerate(states):
-            self._ask(server, Kind.RESTORE, content=state)
+            self.ask(server, Kind.RESTORE, content=pack(state))
 
     def statistics(self) -> list[list[dict[str, Any]]]:
         """Of every set, those of the servers that keep a part of it; see `ParameterServer.statistics`."""
-        found = [unpack(self._ask(server, Kind.STATISTICS).content) for server in range(len(self.channels))]
+        found = [unpack(self.ask(server, Kind.STATISTICS).content) for server in range(len(self.channels))]
         return [[each[number] for each in found if each[number]] for number in range(len(self.sets))]
 
     def report(self, steps: int, gradient_steps: int) -> list[tuple[int, str]]:
@@ -142,33 +142,34 @@ class Link:
         Returns:
             To rank 0: workers that have gone since the last time, and why.
         """
-        answer = self._ask(0, Kind.REPORT, steps, gradient_steps)
+        answer = self.ask(0, Kind.REPORT, steps, gradient_steps)
         self.others.steps, self.others.gradient_steps = answer.a, answer.b
         self.asked, self.stopping = answer.c, bool(answer.d)
         return [(worker, reason) for worker, reason in unpack(answer.content)] if answer.content else []
 
     def post(self, box: int, value: Any) -> None:
         """Leave something for rank 0."""
-        self._ask(0, Kind.POST, box, self.asked, content=value)
+        self.ask(0, Kind.POST, box, self.asked, content=pack(value))
 
     def collect(self, box: int, *, ask: bool = False) -> list[tuple[int, Any]]:
         """(worker, what it left) of all others; `ask` for it first, and wait."""
-        count = self._ask(0, Kind.COLLECT, box, 0, ask).a
+        count = self.ask(0, Kind.COLLECT, box, 0, ask).a
         frames = [self._receive(0) for _ in range(count)]
         return [(frame.a, unpack(frame.content)) for frame in frames]
 
     def publish(self, value: Any) -> None:
         """Let the others begin, from this."""
-        self._ask(0, Kind.PUBLISH, content=value)
+        self.ask(0, Kind.PUBLISH, content=pack(value))
 
     def join(self) -> Any:
         """Wait until rank 0 has published, and what; None if it has gone."""
-        content = self._ask(0, Kind.JOIN).content
-        return unpack(content) if content else None
+        while (answer := self.ask(0, Kind.JOIN)).a:
+            pass
+        return unpack(answer.content) if answer.content else None
 
     def stop(self) -> None:
         """Have the others end."""
-        self._ask(0, Kind.STOP)
+        self.ask(0, Kind.STOP)
 
     def leave(self, reason: str = "") -> None:
         """Go, and say why if it is too early."""
@@ -177,8 +178,9 @@ class Link:
             self._receive(server)
             self.channels[server].close()
 
-    def _ask(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, content: Any = None) -> Frame:
-        self._send(server, kind, a, b, c, parts=() if content is None else (pack(content),))
+    def ask(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, content: Any = None) -> Frame:
+        """Send a frame whose content is a buffer, and wait for the answer."""
+        self._send(server, kind, a, b, c, parts=() if content is None else (content,))
         return self._receive(server)
 
     def _send(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, parts: Sequence[Any] = ()) -> None:

@@ -25,9 +25,10 @@ class Kind(IntEnum):
     JOIN = 13
     STOP = 14
     LEAVE = 15
-    EVALUATE = 16  # Sandblaster's: a point to evaluate
+    EVALUATE = 16  # Sandblaster's: version, gradient step, portion or how many
     TASK = 17
     RESULT = 18
+    FINISH = 19
 
 
 def pack(value: Any) -> memoryview:

@@ -106,34 +106,27 @@ class ParameterServer:
         self.sets: list[ParameterSet | None] = []
 
     def serve(self, channel: Channel) -> None:
-        """Answer one worker until it has gone; each has a thread of its own.
-
-        Raises:
-            Lost: it went without a word.
-        """
+        """Answer one worker until it has gone; each has a thread of its own."""
         worker = channel.receive().a
         blocks: dict[int, Block] = {}
         into: dict[tuple[int, int], memoryview] = {}
         replies: dict[int, memoryview] = {}
-        with self.board.presence(worker):
-            while True:
-                frame = channel.receive(into)
-                if frame.kind == Kind.PUSH or frame.kind == Kind.FETCH:
-                    number = frame.a
-                    if number not in blocks:
-                        shapes = self.set(number).shapes
-                        blocks[number] = Block(shapes)
-                        into[Kind.PUSH, number] = blocks[number].buffer
-                        replies[number] = memoryview(bytearray(blocks[number].size))
-                        if frame.kind == Kind.PUSH:  # the first went elsewhere
-                            blocks[number].buffer[:] = frame.content
-                    self._exchange(channel, worker, frame, blocks[number], replies[number])
-                elif frame.kind == Kind.LEAVE:
-                    self.board.leave(worker, bytes(frame.content).decode())
-                    channel.send(Kind.DONE)
-                    return
-                elif not self._keep(channel, frame):
-                    self.board.answer(channel, worker, frame)
+
+        def answer(frame: Frame) -> bool:
+            if frame.kind != Kind.PUSH and frame.kind != Kind.FETCH:
+                return self._keep(channel, frame)
+            number = frame.a
+            if number not in blocks:
+                shapes = self.set(number).shapes
+                blocks[number] = Block(shapes)
+                into[Kind.PUSH, number] = blocks[number].buffer
+                replies[number] = memoryview(bytearray(blocks[number].size))
+                if frame.kind == Kind.PUSH:  # the first went elsewhere
+                    blocks[number].buffer[:] = frame.content
+            self._exchange(channel, worker, frame, blocks[number], replies[number])
+            return True
+
+        self.board.attend(channel, worker, answer, into)
 
     def set(self, number: int) -> ParameterSet:
         """The parameters of optimizer `number`."""
