@@ -39,6 +39,7 @@ COMPANIONS = {
     "strategy=fsdp": ["trainer=gpu", "strategy=fsdp"],
     "strategy=fsdp2_tp": ["trainer.devices=4", "strategy=fsdp2_tp"],
     "strategy=pipeline": ["algo=supervised", "strategy=pipeline"],
+    "strategy=sandblaster": ["algo=supervised", "optimizer=lbfgs", "strategy=sandblaster"],
 }
 
 
