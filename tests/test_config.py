@@ -94,7 +94,7 @@ def complaint(config: dict[str, Any]) -> str:
         ("optimizer.lr", float("inf"), "finite"),
         ("optimizer.betas", [0.9, 2], "less than or equal to 1"),
         ("optimizer.eps", -1, "greater than or equal to 0"),
-        ("env.vectorization", "vector", "'auto', 'sync' or 'async'"),
+        ("env.vectorization", "vector", "'auto', 'sync', 'async' or 'table'"),
         ("env.max_episode_steps", 0, "greater than or equal to 1"),
         ("env.kwargs", "x", "dict"),
         ("callbacks.evaluation.num_envs", 0, "greater than or equal to 1"),

@@ -41,7 +41,8 @@ def test_the_door_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     done = report("run=outputs", cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     assert (
-        done.stderr == "report: run=outputs: no such setting; did you mean runs? (settings: runs, out, metric, pdf)\n"
+        done.stderr
+        == "report: run=outputs: no such setting; did you mean runs? (settings: runs, out, metric, pdf, paper)\n"
     )
 
 

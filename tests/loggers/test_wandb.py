@@ -48,7 +48,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def measured(run: WandBFile) -> list[dict[str, float]]:
-    ours = ("env_steps", "train/", "eval/")
+    ours = ("env_steps", "train/", "eval/", "strategy/")
     return [{name: value for name, value in row.items() if name.startswith(ours)} for row in run.history]
 
 

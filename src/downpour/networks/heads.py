@@ -70,7 +70,8 @@ class _Shifted(CategoricalDistribution):
         self.first = first
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.logits.gather(-1, (value - self.first).long().unsqueeze(-1)).squeeze(-1)
+        index, logits = torch.broadcast_tensors((value - self.first).long().unsqueeze(-1), self.logits)
+        return logits.gather(-1, index[..., :1]).squeeze(-1)
 
 
 class _Continuous(Head):
