@@ -35,8 +35,8 @@ class Runs:
     def __call__(self, settings: Sequence[str]) -> str:
         given = dict(each.split("=", 1) for each in settings)
         self.given.append(given)
-        if given.get("strategy") == "fsdp":
-            return "strategy=fsdp: needs a GPU"
+        if given.get("strategy") == "fsdp2":
+            return "strategy=fsdp2: needs a GPU"
         devices, batch = int(given.get("trainer.devices", 1)), int(given["data.batch_size"])
         steps, every = int(given["total_gradient_steps"]), int(given["callbacks.recorder.every"])
         out = Path(given["hydra.run.dir"])
@@ -78,7 +78,7 @@ def table(out: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("scaling", ["weak", "strong"])
 def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path: Path, scaling: str) -> None:
-    arguments = ["strategy=ddp,fsdp", "devices=1,2,4", "turns=2", f"scaling={scaling}", "accuracy=0.5", "seeds=2"]
+    arguments = ["strategy=ddp,fsdp2", "devices=1,2,4", "turns=2", f"scaling={scaling}", "accuracy=0.5", "seeds=2"]
     assert main([*TASK, *arguments, "predict=64", f"out={tmp_path}"], SETTINGS) == 0
     found = {(row["strategy"], row["devices"], row["batch"]): row for row in table(tmp_path)}
     for devices in (2, 4):
@@ -95,7 +95,7 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
         assert float(row["staleness"]) == pytest.approx(0.7 * (devices - 1))
         assert row["steps_to_accuracy"] == " ".join([str(600 // devices)] * 2)
         assert float(row["seconds_to_accuracy"]) == pytest.approx(600 / devices * step, rel=1e-3)
-    assert found["fsdp", "2", str(64 if scaling == "weak" else 32)]["failure"] == "strategy=fsdp: needs a GPU"
+    assert found["fsdp2", "2", str(64 if scaling == "weak" else 32)]["failure"] == "strategy=fsdp2: needs a GPU"
     text = (tmp_path / "scale.md").read_text()
     assert f"{scaling.capitalize()} scaling" in text and "1 200" not in text.splitlines()[2]
     assert "alpha 50.0 us a message, beta 1.000 ns a byte" in text
@@ -103,8 +103,8 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
     for picture in ("efficiency", "speedup", "accuracy", "staleness"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 5000
     asked = {given.get("strategy", ALONE) for given in runs.given}
-    assert asked == {ALONE, "ddp", "fsdp"}
-    assert sum(given.get("strategy") == "fsdp" for given in runs.given) == 2  # not tried again in the next turn
+    assert asked == {ALONE, "ddp", "fsdp2"}
+    assert sum(given.get("strategy") == "fsdp2" for given in runs.given) == 2  # not tried again in the next turn
 
 
 def test_sizes_are_compared_with_themselves(runs: Runs, tmp_path: Path) -> None:
