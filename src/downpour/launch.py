@@ -11,6 +11,8 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from downpour.trainer import Hardware
 
 Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
 SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
+LEAVING_SECONDS = 30  # how long node 0 waits for the others to leave
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
@@ -64,7 +67,8 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
         try:
-            elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
+            with _departing_last(hardware):
+                elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             raise first(scratch, codes, directory) from None
@@ -96,6 +100,32 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
         signals_to_handle=",".join(s for s in SIGNALS if signal.getsignal(getattr(signal, s)) != signal.SIG_IGN),
         shutdown_timeout=SAVING_SECONDS,
     )
+
+
+@contextlib.contextmanager
+def _departing_last(hardware: Hardware) -> Iterator[None]:
+    """Node 0, which serves the nodes' store, leaves when all others have.
+
+    Torchrun's node 0 leaves as soon as it knows that the others have ended; one that still reads this from the store
+    finds the store gone, and prints a stack trace.
+
+    Raises:
+        DistError: node 0 cannot listen at the port.
+    """
+    from torch.distributed import DistError, TCPStore
+
+    if hardware.nodes == 1:
+        yield
+        return
+    waits, served = timedelta(seconds=LEAVING_SECONDS), hardware.node_rank == 0
+    store: Any = partial(TCPStore, hardware.address, hardware.port, timeout=waits, wait_for_workers=False)
+    own = store(is_master=True, multi_tenant=True) if served else None  # shares torchrun's server, and outlives it
+    yield
+    with contextlib.suppress(DistError):  # a node that fails says so by itself
+        if own is not None:
+            own.wait([f"left/{node}" for node in range(1, hardware.nodes)])
+        else:
+            store(is_master=False).set(f"left/{hardware.node_rank}", "")
 
 
 @contextlib.contextmanager
