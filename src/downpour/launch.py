@@ -71,7 +71,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
                 elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            raise first(scratch, codes, directory) from None
+            raise first(scratch, codes, directory, nodes=hardware.nodes) from None
         except SignalException as caught:
             if directories.read_summary(directory).get("status") != "finished":
                 raise answer(scratch, caught.sigval, directory) from None
@@ -199,8 +199,10 @@ def _reports(scratch: Path) -> list[tuple[int, Failed]]:
     return sorted(told, key=lambda each: each[1].lost)
 
 
-def first(scratch: Path, codes: Mapping[int, int], directory: Path, only: int | None = None) -> Failed:
-    """Why the ranks (or `only` this one) failed, given the exit codes of those seen to."""
+def first(
+    scratch: Path, codes: Mapping[int, int], directory: Path, *, only: int | None = None, nodes: int = 1
+) -> Failed:
+    """Why the ranks (or `only` this one) failed, given the exit codes of those seen to, on one of `nodes` machines."""
     told = [each for each in _reports(scratch) if only in (None, each[0])]
     causes = [failed for _, failed in told if not failed.lost or only is not None]
     if causes:
@@ -211,6 +213,8 @@ def first(scratch: Path, codes: Mapping[int, int], directory: Path, only: int | 
             why = " (short of memory?)" if name == "SIGKILL" else ""
             return Failed(FAILED, f"rank {rank} was ended by {name}{why}\n{last_checkpoint(directory)}")
         return Failed(FAILED, f"rank {rank} ended with exit code {codes[rank]}\n{last_checkpoint(directory)}")
+    if nodes == 1 and told:  # each has lost another, and none has a cause to tell
+        return told[0][1]
     return Failed(FAILED, f"another node of the run has failed; see what it says\n{last_checkpoint(directory)}")
 
 

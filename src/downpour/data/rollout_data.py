@@ -8,9 +8,10 @@ import torch
 import torch.distributed as dist
 from tensordict import TensorDict
 
-from downpour.config import ConfigError, PositiveInt
+from downpour.config import PositiveInt
 from downpour.data.experience import Experience
 from downpour.environments import Environment
+from downpour.failures import TrainingError
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ class EpisodeData(Experience):
         blocks = [self.collector.start()]
         while not self._complete():
             if sum(map(len, blocks)) > self.longest:
-                advice = f"the episodes have not ended after {self.longest} steps; cut them with env.max_episode_steps"
-                raise ConfigError("data.longest", self.longest, advice)
+                advice = "the episodes have not ended by then; cut them with env.max_episode_steps"
+                raise TrainingError(f"data.longest={self.longest}: {advice}")
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)
         if self.run.in_step > 1:  # ranks wait for the longest, so its steps count for all
