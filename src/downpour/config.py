@@ -70,6 +70,11 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def how_to_install(extra: str) -> str:
+    """What brings an optional part of this project; no registry has the project itself."""
+    return f"make setup EXTRAS={extra} (or pip install -e '.[{extra}]') installs it"
+
+
 def locate(target: str, key: str) -> Callable[..., Any]:
     """The class (or function of downpour, if it is annotated to return an object of one) that `target` names.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from downpour.config import ConfigError, PositiveInt
+from downpour.config import ConfigError, PositiveInt, how_to_install
 from downpour.data.samples import Samples, as_images
 from downpour.data.sources.base import Source
 
@@ -66,7 +66,8 @@ class OpenML(Source):
         try:
             from sklearn.datasets import fetch_openml
         except ImportError:
-            raise ConfigError("data", "openml", "needs scikit-learn: pip install 'downpour[supervised]'") from None
+            advice = f"needs scikit-learn, which is not installed; {how_to_install('supervised')}"
+            raise ConfigError("data", "openml", advice) from None
         log.info("fetching data set %d from OpenML to %s", self.id, file)
         self.cache.mkdir(parents=True, exist_ok=True)
         try:
