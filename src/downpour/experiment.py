@@ -30,7 +30,7 @@ from downpour.config import (
 )
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
-from downpour.run import Made, Run, process
+from downpour.run import Made, Purpose, Run, process
 from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
@@ -132,12 +132,13 @@ def build_group(config: Mapping[str, Any], group: str, **available: Any) -> Any:
 def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, Any]:
     """(algorithm, data module, environment) of a checked configuration.
 
-    Initial weights follow `seed` and are the same on all ranks; all that a rank draws afterwards follows `seed + rank`.
+    Initial weights follow `seed` and are the same on all ranks; what a rank draws afterwards follows both `seed` and
+    its number.
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
     algorithm = build_algorithm(config, data.spaces)
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    seed_all(int(run.seed_sequence(Purpose.GLOBAL).generate_state(1)[0]))
     return algorithm, data, environment
 
 
@@ -191,9 +192,9 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     hardware: Hardware = build(config["trainer"])
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    if rank == 0:
-        hardware.warn_of_crowding()
     strategy = build_strategy(config, hardware)
+    if rank == 0:
+        hardware.warn_of_crowding(getattr(strategy, "servers", 0))
     run = Run(
         directory=directory,
         seed=config["seed"],

@@ -67,11 +67,12 @@ class Hardware:
         """Processes in all."""
         return self.devices * self.nodes
 
-    def warn_of_crowding(self) -> None:
-        """Say so if processes must share cores."""
+    def warn_of_crowding(self, servers: int = 0) -> None:
+        """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
+        processes = self.devices + servers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.accelerator == "cpu" and self.devices > cores:
-            share = f"each of the {self.devices} processes gets {cores / self.devices:.2g} of one"
+        if self.accelerator == "cpu" and processes > cores:
+            share = f"each of the {processes} processes gets {cores / processes:.2g} of one"
             log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, cores, share)
 
     def check_world(self, world_size: int) -> None:

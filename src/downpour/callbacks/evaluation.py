@@ -12,7 +12,7 @@ from torch import Tensor
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Evaluation(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
-        seed = np.random.SeedSequence([self.run.seed, 4, step])
+        seed = self.run.shared_sequence(Purpose.EVALUATION, step)
         returns, lengths = play(pl_module, self.environments, self.run.eval_episodes, seed, self.max_episode_steps)
         metrics = {
             "eval/return_mean": float(np.mean(returns)),

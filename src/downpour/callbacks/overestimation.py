@@ -11,7 +11,7 @@ from torch import Tensor
 from downpour.callbacks.evaluation import steps_of
 from downpour.config import ConfigError, PositiveInt, Probability
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Overestimation(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
-        seed = np.random.SeedSequence([self.run.seed, 8, step])  # other episodes than those that are evaluated
+        seed = self.run.shared_sequence(Purpose.OVERESTIMATION, step)  # other episodes than those that are evaluated
         played = list(self._play(pl_module, seed))
         value, reward, counts, terminated, ended = (np.stack(column) for column in zip(*played, strict=True))
         actual, missing = discounted_to_come(reward, terminated, ended, pl_module.gamma)

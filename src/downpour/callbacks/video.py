@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from lightning.pytorch import Callback
 
 from downpour.config import PositiveInt
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 
 class Video(Callback):
@@ -50,7 +49,7 @@ class Video(Callback):
         last = step >= self.run.total_steps or trainer.should_stop
         if step // self.run.eval_every % self.every and not last:
             return
-        seed = np.random.SeedSequence([self.run.seed, 8, step])
+        seed = self.run.shared_sequence(Purpose.VIDEO, step)
         name = f"{trainer.datamodule.step_name}{step}"
         films = film(pl_module, self.camera, name, self.episodes, seed, self.max_episode_steps)
         for logger in trainer.loggers:

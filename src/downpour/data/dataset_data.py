@@ -16,7 +16,7 @@ from downpour.data.loading import Mapped, read_ahead
 from downpour.data.samples import CHUNK, fit, split
 from downpour.data.sources import Source
 from downpour.data.stream import Stream
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 
 class DatasetData(Stream):
@@ -77,7 +77,7 @@ class DatasetData(Stream):
         self.workers = workers if loader == "workers" else 0
         self.samples = source.load().check()
         seed = run.seed if split_seed is None else split_seed
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, Purpose.SPLIT]))
         self.rows = split(len(self.samples.inputs), validation, test, rng, self.samples.test_from)
         self.mean, self.scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         if standardize and source.standardizable:
@@ -153,7 +153,8 @@ class DatasetData(Stream):
     def _round(self, first: int, updates: int, inputs: Tensor, targets: Tensor) -> TensorDict:
         """The batches of gradient steps `first` to `first + updates`: [updates, batch] of `input` and `target`."""
         if self.augmentation is not None:
-            generator = torch.Generator().manual_seed(int(self.run.seed_sequence(8, first).generate_state(1)[0]))
+            generator = torch.Generator()
+            generator.manual_seed(int(self.run.seed_sequence(Purpose.AUGMENTATION, first).generate_state(1)[0]))
             inputs = self.augmentation(inputs, generator)
         shape = (updates, self.batch_size)
         parts = {"input": inputs.view(*shape, *inputs.shape[1:]), "target": targets.view(*shape, *targets.shape[1:])}
@@ -166,7 +167,7 @@ class DatasetData(Stream):
             number, offset = divmod(begin, rows)
             if self._order[0] != number:
                 # Shared by the ranks, which take turns in it.
-                seed = np.random.SeedSequence([self.run.seed, 7, number])
+                seed = self.run.shared_sequence(Purpose.ORDER, number)
                 order = np.random.default_rng(seed).permutation(self.rows["train"])
                 self._order = number, torch.from_numpy(order)
             found.append(self._order[1][offset : offset + count])

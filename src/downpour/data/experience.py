@@ -14,7 +14,7 @@ from torch import Tensor
 from downpour.data.collector import Collector, Episode
 from downpour.data.stream import Stream
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Experience(Stream):
             "observation_space": environment.observation_space,
             "action_space": environment.action_space,
         }
-        self.rng = run.rng(3)
+        self.rng = run.rng(Purpose.ACTION)
         self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
         self._started = False

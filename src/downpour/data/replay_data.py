@@ -13,7 +13,7 @@ from downpour.data.journal import Journal
 from downpour.data.memory import check_room
 from downpour.data.replay import Replay
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class ReplayData(Experience):
             raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
         directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
         check_room(rows, self.collector.row_dtype.itemsize, directory)
-        generator = torch.Generator().manual_seed(int(run.seed_sequence(2).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(int(run.seed_sequence(Purpose.REPLAY).generate_state(1)[0]))
         self.memory = Replay(
             rows,
             num_envs,
