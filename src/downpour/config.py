@@ -18,6 +18,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Discount = Probability  # 0 looks at the next reward alone, as a bandit does
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
 # Where in them the parts of an experiment are defined. Elsewhere lie classes that start processes or import at will

@@ -30,6 +30,7 @@ from downpour.config import (
 )
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
+from downpour.pairing import check_pairing
 from downpour.run import Made, Purpose, Run, process
 from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
@@ -72,7 +73,7 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         The same with values of the types that were asked for.
 
     Raises:
-        ConfigError: see `downpour.config.check`; or an algorithm and a data module that do not fit.
+        ConfigError: see `downpour.config.check`; or parts that do not go together.
     """
     settings = {name: value for name, value in config.items() if name not in GROUPS}
     known = [field.name for field in fields(Settings)]
@@ -88,11 +89,9 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, node in groups[name].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise ConfigError(f"{name}.{key}", show(node), "names nothing that could be built: it has no _target_")
+    check_pairing(groups)
     algorithm: Any = locate(groups["algo"]["_target_"], "algo")
     data: Any = locate(groups["data"]["_target_"], "data")
-    if data.stream not in algorithm.learns_from:
-        options = " or ".join(f"data={name}" for name in algorithm.learns_from)
-        raise ConfigError("data", data.stream, f"{algorithm.__name__} learns from {options}")
     length = f"total_{data.step_name}"
     if settings.get(length) is None:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")

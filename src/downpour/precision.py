@@ -1,14 +1,17 @@
-"""Gradient steps without the hooks around them, where nobody has any."""
+"""Lightning's precisions, fitted to rounds; and gradient steps without the hooks around them, where nobody has any."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, Precision
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
+# Precisions of weights and data alike: what a stream hands out must have this type.
+DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
@@ -31,3 +34,25 @@ class Direct(Precision):
     def serves(callbacks: Iterable[Callback]) -> bool:
         """Whether none of them wants to be called there."""
         return not any(is_overridden(hook, callback, Callback) for callback in callbacks for hook in HOOKS)
+
+
+class _Converted:
+    """A round stays the TensorDict that it is: Lightning's conversion rebuilds it without its shape."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class Half(_Converted, HalfPrecision):
+    """Weights and data in 16 bits."""
+
+
+class Double(_Converted, DoublePrecision):
+    """Weights and data in 64 bits."""
+
+
+def of_all(name: str) -> Precision | None:
+    """The precision of that name if weights and data have it alike; None for 32 bits, and for mixed ones."""
+    if name == "bf16-true":
+        return Half("bf16-true")
+    return Double() if name == "64-true" else None

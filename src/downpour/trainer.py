@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.plugins import Precision
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
-from downpour.precision import Direct
+from downpour.precision import Direct, of_all
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -97,15 +98,19 @@ def make_trainer(
         ConfigError: hardware, strategy and precision do not go together.
     """
     plain = strategy == "auto" or isinstance(strategy, DDPStrategy)
-    direct = plain and hardware.precision == "32-true" and Direct.serves(callbacks)
+    precision: Precision | None = None
+    if plain and hardware.precision == "32-true" and Direct.serves(callbacks):
+        precision = Direct()
+    elif not isinstance(strategy, FSDPStrategy):  # which has its own
+        precision = of_all(hardware.precision)
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=1 if run.apart else hardware.devices,
             num_nodes=1 if run.apart else hardware.nodes,
             strategy=strategy,
-            plugins=[WholeFile(), Direct()] if direct else [WholeFile()],
-            precision=None if direct else hardware.precision,
+            plugins=[WholeFile(), precision] if precision else [WholeFile()],
+            precision=None if precision else hardware.precision,
             deterministic=hardware.deterministic,
             detect_anomaly=detect_anomaly,
             callbacks=callbacks,

@@ -16,7 +16,7 @@ from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.dqn import move_towards
 from downpour.algorithms.noise import GaussianNoise
 from downpour.algorithms.q_learning import td_target, weighted_mean
-from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from downpour.config import ConfigError, Discount, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from downpour.networks.features import Features
 
 
@@ -40,7 +40,7 @@ class ActorCritic(Algorithm):
         network: Network,
         optimizer: OptimizerFactory,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         noise: GaussianNoise | None = None,
         random_steps: NonNegativeInt = 0,
         target_network: bool = True,

@@ -91,7 +91,9 @@ class GAN(Algorithm):
             logits = self(true), self(made)
             right = [(logits[0] > 0).float().mean(), (logits[1] <= 0).float().mean()]
             loss = discriminator_loss(*logits)
-            found.append(torch.stack([energy_distance(true.flatten(1), made.flatten(1)), loss, sum(right) / 2]))
+            found.append(
+                torch.stack([energy_distance(true.flatten(1).float(), made.flatten(1).float()), loss, sum(right) / 2])
+            )
         self.train(was_training)
         mean = torch.stack(found).mean(0).tolist()
         return dict(zip(("energy_distance", "loss", "discriminator_accuracy"), mean, strict=True))

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
-from downpour.config import ConfigError, Fraction, NonNegativeFloat, PositiveFloat
+from downpour.config import ConfigError, Discount, NonNegativeFloat, PositiveFloat
 from downpour.networks.heads import Head
 from downpour.networks.normalizer import RunningNormalizer
 
@@ -29,7 +29,7 @@ class StochasticPolicy(Algorithm):
         optimizer: OptimizerFactory,
         *,
         head: Head,
-        gamma: Fraction,
+        gamma: Discount,
         entropy_coefficient: NonNegativeFloat = 0.0,
         normalize_observations: bool = False,
         evaluation: Literal["mode", "sample"] = "mode",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
 from downpour.algorithms.tabular import learn_at_once
-from downpour.config import ConfigError, Fraction, PositiveFloat, Probability
+from downpour.config import ConfigError, Discount, Fraction, PositiveFloat, Probability
 from downpour.networks.linear import Table
 from downpour.schedules import Linear
 
@@ -56,7 +56,7 @@ class QLearning(Algorithm):
         network: Network,
         optimizer: OptimizerFactory,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         epsilon: Linear,
         evaluation_epsilon: Probability = 0.0,
         loss: Literal["squared", "huber"] = "squared",

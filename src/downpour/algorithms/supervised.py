@@ -128,7 +128,8 @@ class Supervised(Algorithm):
             pairs = [(self.network(batch["input"]), batch["target"]) for batch in batches]
         finally:
             self.train(was_training)
-        return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+        outputs, targets = (torch.cat([pair[each] for pair in pairs]) for each in (0, 1))
+        return _measurable(outputs), _measurable(targets)
 
 
 class BatchLoss:
@@ -145,6 +146,11 @@ class BatchLoss:
         loss = self.algorithm.error(self.algorithm.network(self.x[part]), self.y[part])
         self.algorithm.manual_backward(loss)
         return loss
+
+
+def _measurable(numbers: Tensor) -> Tensor:
+    """Means over many rows need more than 16 bits."""
+    return numbers.float() if numbers.dtype == torch.bfloat16 else numbers
 
 
 def _accuracy(outputs: Tensor, target: Tensor) -> Tensor:

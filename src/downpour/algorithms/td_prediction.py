@@ -12,7 +12,7 @@ from torch import Tensor
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.q_learning import squared, weighted_mean
 from downpour.algorithms.returns import generalized_advantage, n_step_returns
-from downpour.config import ConfigError, Fraction, PositiveFloat, PositiveInt, Probability
+from downpour.config import ConfigError, Discount, PositiveFloat, PositiveInt, Probability
 
 
 class TDPrediction(Algorithm):
@@ -27,7 +27,7 @@ class TDPrediction(Algorithm):
         network: Network,
         optimizer: OptimizerFactory,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         trace: Probability = 0.0,
         n_step: PositiveInt | None = None,
         gradient_clip: PositiveFloat | None = None,

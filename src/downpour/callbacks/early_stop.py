@@ -1,7 +1,7 @@
 """Stopping when the task is solved."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback
 
@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 
 class EarlyStop(Callback):
     """Ends the run at the first evaluation whose mean return reaches a threshold."""
+
+    needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
 
     def __init__(self, environment: Environment, *, threshold: float | None = None):
         """

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ class Evaluation(Callback):
     Every rank plays the same ones, so that a policy whose weights are spread over the ranks can act. The episodes of an
     evaluation depend on the seed and the step alone: nothing of them needs saving.
     """
+
+    needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
 
     def __init__(
         self, environment: Environment, run: Run, *, num_envs: PositiveInt = 10, max_episode_steps: PositiveInt = 27_000

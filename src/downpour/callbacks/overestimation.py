@@ -1,7 +1,7 @@
 """What values promise beside what the policy then receives (van Hasselt et al. 2016, Figure 3)."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from downpour.callbacks.evaluation import steps_of
-from downpour.config import ConfigError, PositiveInt, Probability
+from downpour.config import PositiveInt, Probability
 from downpour.environments import Environment
 from downpour.run import Purpose, Run
 
@@ -27,6 +27,8 @@ class Overestimation(Callback):
     from episodes that had no say in which policy is best: that of the best one is the paper's line in
     overestimation.png, which the end of the run draws.
     """
+
+    needs: ClassVar[dict[str, str]] = {"state_values": "learn V(x) or Q(x, a)"}
 
     def __init__(
         self,
@@ -49,11 +51,6 @@ class Overestimation(Callback):
         self.run, self.unseen, self.max_episode_steps = run, unseen, max_episode_steps
         self.episodes = episodes or run.eval_episodes
         self.environments = environment.vector(min(num_envs, self.episodes))
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not hasattr(pl_module, "state_values"):
-            name = type(pl_module).__name__
-            raise ConfigError("callbacks", "overestimation", f"{name} learns no V(x); use algo=dqn or double_dqn")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:

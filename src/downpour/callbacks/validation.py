@@ -1,7 +1,7 @@
 """Evaluation on held-out data."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback
@@ -17,6 +17,8 @@ class Validation(Callback):
     Every rank measures all of it, so that a network whose weights are spread over the ranks can be asked.
     """
 
+    needs: ClassVar[dict[str, str]] = {"evaluate": "are measured on held-out rows of a data set"}
+
     def __init__(self, run: Run, *, picture: bool = True):
         """
         Args:
@@ -25,6 +27,10 @@ class Validation(Callback):
         self.run, self.picture = run, picture
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        with trainer.precision_plugin.tensor_init_context():  # which networks make their numbers in
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
         data = trainer.datamodule
         metrics = {f"eval/{name}": value for name, value in pl_module.evaluate(data.split("validation")).items()}
         over = data.finished or trainer.should_stop

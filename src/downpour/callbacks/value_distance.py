@@ -1,6 +1,6 @@
 """How far a run is from the exact solution, where there is one."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from numpy.typing import NDArray
 
 from downpour import dynamic_programming as dp
-from downpour.config import ConfigError, PositiveFloat
+from downpour.config import PositiveFloat
 from downpour.environments import Environment
 from downpour.environments.tables import start_of, table_of
 
@@ -22,6 +22,8 @@ class ValueDistance(Callback):
     TD(0) learns a linear function of fixed features, `exact/fixed_point_distance` is the largest difference from what
     it converges to (Tsitsiklis and Van Roy 1997).
     """
+
+    needs: ClassVar[dict[str, str]] = {"state_values": "learn V(x) or Q(x, a)"}
 
     def __init__(self, environment: Environment, *, tolerance: PositiveFloat = 1e-10):
         """
@@ -37,9 +39,6 @@ class ValueDistance(Callback):
         self.fixed_point: NDArray[np.float64] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not hasattr(pl_module, "state_values"):
-            name = type(pl_module).__name__
-            raise ConfigError("callbacks", "value_distance", f"{name} learns no V(x); use algo=q_learning or dqn")
         if hasattr(pl_module, "fixed_policy"):
             policy = np.tile(pl_module.fixed_policy(), (len(self.start), 1))
             self.exact = dp.policy_evaluation(self.mdp, policy, pl_module.gamma)

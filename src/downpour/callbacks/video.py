@@ -1,7 +1,7 @@
 """Films of the policy as it learns."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback
 
@@ -17,6 +17,8 @@ class Video(Callback):
     `eval/video`. Every rank plays, rank 0 films. The episode depends on the seed and the step alone and draws from no
     generator of the run.
     """
+
+    needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
 
     def __init__(
         self,

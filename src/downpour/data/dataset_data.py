@@ -16,6 +16,7 @@ from downpour.data.loading import Mapped, read_ahead
 from downpour.data.samples import CHUNK, fit, split
 from downpour.data.sources import Source
 from downpour.data.stream import Stream
+from downpour.precision import DTYPES
 from downpour.run import Purpose, Run
 
 
@@ -35,6 +36,7 @@ class DatasetData(Stream):
     step_name = "gradient_steps"
     stream = "dataset"
     any_ranks = True
+    converts = True
     own_steps = 0
 
     def __init__(
@@ -92,6 +94,7 @@ class DatasetData(Stream):
             "target_space": self.samples.target_space,
         }
         self.seconds = {"data": 0.0}
+        self._dtype = torch.float32
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def _fill(self) -> np.ndarray | None:
@@ -111,11 +114,14 @@ class DatasetData(Stream):
         self.inputs = torch.from_numpy(self.samples.inputs)
 
     def setup(self, stage: str) -> None:
-        """Move the data to where it will be read."""
+        """Move the data to where it will be read, in the precision it will be read in."""
         trainer: Any = self.trainer
-        if self.on_device and trainer is not None and isinstance(self.inputs, Tensor):
+        if trainer is None:
+            return
+        self._dtype = DTYPES.get(trainer.precision, torch.float32)
+        if self.on_device and isinstance(self.inputs, Tensor):
             device = trainer.strategy.root_device
-            self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
+            self.inputs, self.targets = self._typed(self.inputs.to(device)), self._typed(self.targets.to(device))
 
     @property
     def step(self) -> int:
@@ -156,6 +162,7 @@ class DatasetData(Stream):
             generator = torch.Generator()
             generator.manual_seed(int(self.run.seed_sequence(Purpose.AUGMENTATION, first).generate_state(1)[0]))
             inputs = self.augmentation(inputs, generator)
+        inputs, targets = self._typed(inputs), self._typed(targets)
         shape = (updates, self.batch_size)
         parts = {"input": inputs.view(*shape, *inputs.shape[1:]), "target": targets.view(*shape, *targets.shape[1:])}
         return TensorDict(parts, batch_size=shape)
@@ -178,7 +185,12 @@ class DatasetData(Stream):
         """All of `train`, `validation` or `test`, in order and as it is, in batches of at most `size`."""
         for part in np.array_split(self.rows[name], math.ceil(len(self.rows[name]) / size)):
             index = torch.from_numpy(part).to(self.inputs.device)
-            yield TensorDict({"input": self.inputs[index], "target": self.targets[index]}, batch_size=[len(part)])
+            batch = {"input": self._typed(self.inputs[index]), "target": self._typed(self.targets[index])}
+            yield TensorDict(batch, batch_size=[len(part)])
+
+    def _typed(self, numbers: Tensor) -> Tensor:
+        """Those that are no classes or places in a table, in the precision of the weights."""
+        return numbers.to(self._dtype) if numbers.is_floating_point() else numbers
 
     def capture(self) -> dict[str, Any]:
         return {"step": self.own_steps}

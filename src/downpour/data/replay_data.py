@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDict
 
-from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from downpour.config import ConfigError, Discount, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.memory import check_room
@@ -28,7 +28,7 @@ class ReplayData(Experience):
         environment: Environment,
         run: Run,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         num_envs: PositiveInt = 8,
         round_steps: PositiveInt = 8,
         updates: PositiveInt = 8,

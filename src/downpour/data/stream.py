@@ -21,6 +21,7 @@ class Stream(LightningDataModule):
         divisible: ranks can have parts of their own in it.
         even: ranks ask the policy equally often, as one whose weights are spread over them must be asked.
         any_ranks: another number of ranks may go on from what one has saved.
+        converts: it hands out what it has in the precision of the weights, if that is another than 32 bits.
         spaces: what the algorithm is built from.
         seconds: time spent so far, by what.
     """
@@ -29,6 +30,7 @@ class Stream(LightningDataModule):
     stream = ""
     divisible = True
     any_ranks = False
+    converts = False
     even = True
     spaces: dict[str, gym.Space]
 
