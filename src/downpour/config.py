@@ -130,6 +130,13 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return found
 
 
+def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the class that a checked node describes: what it says, and the defaults of the others."""
+    known = parameters(locate(str(node["_target_"]), ""))
+    defaults = {name: p.default for name, p in known.items() if p.default is not inspect.Parameter.empty}
+    return {**defaults, **node}
+
+
 def _signature(target: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(target, eval_str=True)

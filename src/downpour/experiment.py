@@ -26,6 +26,7 @@ from downpour.config import (
     check_arguments,
     locate,
     nearest,
+    settings_of,
     show,
 )
 from downpour.learning_rate import follow
@@ -95,6 +96,8 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     length = f"total_{data.step_name}"
     if settings.get(length) is None:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
+    if groups["schedule"]:
+        build_schedule({**settings, **groups})
     hardware: Hardware = build(groups["trainer"])  # says what this machine lacks
     strategy = build_strategy(groups, hardware)
     if isinstance(strategy, Parallelism):
@@ -136,13 +139,17 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
-    algorithm = build_algorithm(config, data.spaces)
+    algorithm = build_algorithm(config, data.spaces, run.in_step)
     seed_all(int(run.seed_sequence(Purpose.GLOBAL).generate_state(1)[0]))
     return algorithm, data, environment
 
 
-def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
-    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any], in_step: int = 1) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has.
+
+    Args:
+        in_step: copies of the weights that make each step together.
+    """
     seed_all(config["seed"])
     return build_group(
         config,
@@ -151,7 +158,7 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Alg
         network=lambda input_space, outputs, **more: build_group(
             config, "model", input_space=input_space, outputs=outputs, **more
         ),
-        optimizer=lambda parameters: build_optimizer(config, parameters),
+        optimizer=lambda parameters: build_optimizer(config, parameters, in_step),
     )
 
 
@@ -162,12 +169,26 @@ def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
     return DataParallel() if hardware.world_size > 1 else "auto"
 
 
-def build_optimizer(config: Mapping[str, Any], parameters: Any) -> Optimizer:
+def build_optimizer(config: Mapping[str, Any], parameters: Any, in_step: int = 1) -> Optimizer:
     """The optimizer of a checked configuration, its step size on the configuration's schedule."""
     optimizer = build_group(config, "optimizer", params=parameters)
     if not config.get("schedule"):  # a run from before there were schedules
         return optimizer
-    return follow(optimizer, build(config["schedule"], ranks=process()[1] or 1))
+    return follow(optimizer, build_schedule(config, in_step))
+
+
+def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
+    """The schedule of a checked configuration, which may want to know how long the run is.
+
+    Raises:
+        ConfigError: it does, and nobody can tell.
+    """
+    algorithm: Any = locate(config["algo"]["_target_"], "algo")
+    data: Any = locate(config["data"]["_target_"], "data")
+    planned = data.planned_batches(settings_of(config["data"]), config[length_key(config)], in_step)
+    if planned is not None:
+        planned *= algorithm.steps_each(settings_of(config["algo"]))
+    return build(config["schedule"], ranks=process()[1] or 1, planned=planned)
 
 
 def seed_all(seed: int) -> None:

@@ -5,23 +5,29 @@ from typing import Any, Literal
 
 from torch.optim import Optimizer
 
-from downpour.config import NonNegativeInt, PositiveInt, Probability
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt, Probability
 
 
 class Constant:
     """The optimizer's own step size, but for a rise at the start and a factor for the number of ranks."""
 
     def __init__(
-        self, ranks: int = 1, *, warmup: NonNegativeInt = 0, scale_with: Literal["nothing", "ranks"] = "nothing"
+        self,
+        ranks: int = 1,
+        planned: int | None = None,
+        *,
+        warmup: NonNegativeInt = 0,
+        scale_with: Literal["nothing", "ranks"] = "nothing",
     ):
         """
         Args:
             ranks: processes of the run.
+            planned: gradient steps of the whole run, where they are known beforehand.
             warmup: gradient steps over which the step size rises from nothing (linearly; Goyal et al. 2017, 2.2).
             scale_with: `ranks` multiplies it by their number, as N ranks make one step of an N times larger batch
                 (Goyal et al. 2017, 2.1).
         """
-        self.warmup, self.scale = warmup, ranks if scale_with == "ranks" else 1
+        self.planned, self.warmup, self.scale = planned, warmup, ranks if scale_with == "ranks" else 1
 
     def shape(self, step: int) -> float:
         """The factor for gradient step `step` (the first is 0), before warm-up and scaling."""
@@ -49,21 +55,38 @@ class Step(Constant):
         return self.factor ** (step // self.every)
 
 
-class Cosine(Constant):
-    """Half a cosine from 1 to `end` over `steps` gradient steps, then constant (Loshchilov and Hutter 2017, eq. 5)."""
+class Linear(Constant):
+    """In a straight line from 1 to `end` over `steps` gradient steps, then constant."""
 
-    def __init__(self, *args: Any, steps: PositiveInt, end: Probability = 0.0, **kwargs: Any):
+    def __init__(self, *args: Any, steps: PositiveInt | None = None, end: Probability = 0.0, **kwargs: Any):
         """
         Args:
-            steps: gradient steps of the way down, warm-up included.
+            steps: gradient steps of the way down, warm-up included; null takes those of the whole run.
             end: what remains, as part of the optimizer's step size.
+
+        Raises:
+            ConfigError: nobody can know how many gradient steps the run will make.
         """
         super().__init__(*args, **kwargs)
-        self.steps, self.end = steps, end
+        known = steps or self.planned
+        if known is None:
+            advice = "how many gradient steps the run will make depends on the length of its episodes: give a number"
+            raise ConfigError("schedule.steps", None, advice)
+        self.steps, self.end = known, end
+
+    def way(self, step: int) -> float:
+        """How much of the way down lies behind gradient step `step`."""
+        return min(1.0, max(0, step - self.warmup) / max(1, self.steps - self.warmup))
 
     def shape(self, step: int) -> float:
-        way = min(1.0, max(0, step - self.warmup) / max(1, self.steps - self.warmup))
-        return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * way))
+        return 1 - (1 - self.end) * self.way(step)
+
+
+class Cosine(Linear):
+    """The same in half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+
+    def shape(self, step: int) -> float:
+        return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * self.way(step)))
 
 
 def follow(optimizer: Optimizer, schedule: Constant) -> Optimizer:

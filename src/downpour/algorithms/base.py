@@ -1,7 +1,7 @@
 """What all learning rules share: gradient steps made one at a time, counted, clipped and watched."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,6 +47,11 @@ class Algorithm(LightningModule):
         self.gradient_steps = 0
         self.latest: dict[str, Tensor | float] = {}
         self.learning_seconds = 0.0
+
+    @classmethod
+    def steps_each(cls, settings: Mapping[str, Any]) -> int:
+        """Gradient steps that it makes of each batch of a stream, given all arguments of the constructor."""
+        return 1
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)

@@ -1,6 +1,6 @@
 """PPO: several passes over a round, with a clipped ratio (Schulman et al. 2017, eq. 7)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class PPO(AdvantageActorCritic):
         """
         super().__init__(*args, **kwargs)
         self.clip, self.epochs, self.minibatches = clip, epochs, minibatches
+
+    @classmethod
+    def steps_each(cls, settings: Mapping[str, Any]) -> int:
+        return settings["epochs"] * settings["minibatches"]
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         steps = self.steps_of(round)

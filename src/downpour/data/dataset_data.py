@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -112,6 +112,10 @@ class DatasetData(Stream):
                 np.copyto(block, fill, where=np.isnan(block))
             np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
         self.inputs = torch.from_numpy(self.samples.inputs)
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
+        return total_steps
 
     def setup(self, stage: str) -> None:
         """Move the data to where it will be read, in the precision it will be read in."""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -92,6 +93,13 @@ class ReplayData(Experience):
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
         self._can_draw = False
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
+        if not settings["replay"]:
+            return max(1, total_steps // (min(settings["batch_size"], settings["num_envs"]) * in_step))
+        round_size = settings["num_envs"] * settings["round_steps"] * in_step
+        return max(1, (total_steps - settings["warmup"]) * settings["updates"] // round_size)
 
     def _start(self) -> None:
         self.memory.extend(self.collector.start())

@@ -1,6 +1,8 @@
 """The on-policy streams: blocks of consecutive steps, or whole episodes, each learned from once."""
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,10 @@ class RolloutData(Experience):
         """
         super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
         self._last: Any = None
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int | None:
+        return math.ceil(total_steps / (settings["num_envs"] * settings["round_steps"] * in_step))
 
     def _start(self) -> None:
         self._last = self.collector.start()

@@ -1,7 +1,7 @@
 """What the trainer and the callbacks ask of whatever rounds come from."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import gymnasium as gym
@@ -49,6 +49,16 @@ class Stream(LightningDataModule):
     @abstractmethod
     def own_steps(self) -> int:
         """Those of this rank."""
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int | None:
+        """Batches that each rank learns from in a run of `total_steps`; None where that shows only as it goes on.
+
+        Args:
+            settings: all arguments of the constructor.
+            in_step: copies of the weights that make each step together.
+        """
+        return None
 
     @property
     def finished(self) -> bool:
