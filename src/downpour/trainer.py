@@ -31,6 +31,7 @@ class Hardware:
         node_rank: NonNegativeInt = 0,
         address: str = "127.0.0.1",
         port: PositiveInt | None = None,
+        timeout_seconds: PositiveInt = 60,
         threads: PositiveInt | None = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         deterministic: bool = False,
@@ -42,6 +43,7 @@ class Hardware:
             nodes: machines.
             node_rank: which of them this is.
             address, port: of node 0; the same on all. No port picks a free one (one node only).
+            timeout_seconds: how long nodes wait for each other at the start, and one may be silent afterwards.
             threads: threads a process computes with on the CPU; null leaves Torch's choice.
             precision: of the arithmetic, in Lightning's words.
             deterministic: refuse GPU kernels whose results vary from run to run.
@@ -50,7 +52,7 @@ class Hardware:
             ConfigError: the machine has not what is asked for.
         """
         self.accelerator, self.devices, self.nodes, self.node_rank = accelerator, devices, nodes, node_rank
-        self.address, self.port, self.threads = address, port, threads
+        self.address, self.port, self.timeout_seconds, self.threads = address, port, timeout_seconds, threads
         self.precision, self.deterministic = precision, deterministic
         if accelerator == "gpu" and (found := torch.cuda.device_count()) < devices:
             fits = "trainer=cpu" if found == 0 else "trainer=gpu" if found == 1 else f"trainer.devices={found}"
