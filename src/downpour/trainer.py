@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
-from downpour.precision import Direct
+from downpour.precision import Direct, Scaled
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ class Hardware:
         threads: PositiveInt | None = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         deterministic: bool = False,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        cuda_graph: bool = False,
     ):
         """
         Args:
@@ -44,6 +46,8 @@ class Hardware:
             threads: threads a process computes with on the CPU; null leaves Torch's choice.
             precision: of the arithmetic, in Lightning's words.
             deterministic: refuse GPU kernels whose results vary from run to run.
+            matmul_precision: of products and convolutions of 32-bit floats, in Torch's words.
+            cuda_graph: capture a gradient step once, and have the GPU repeat it as a whole (see `downpour.graphs`).
 
         Raises:
             ConfigError: the machine has not what is asked for.
@@ -51,6 +55,10 @@ class Hardware:
         self.accelerator, self.devices, self.nodes, self.node_rank = accelerator, devices, nodes, node_rank
         self.address, self.port, self.threads = address, port, threads
         self.precision, self.deterministic = precision, deterministic
+        self.matmul_precision, self.cuda_graph = matmul_precision, cuda_graph
+        if cuda_graph and accelerator != "gpu":
+            advice = f"needs a GPU, and trainer.accelerator={accelerator}: use false"
+            raise ConfigError("trainer.cuda_graph", True, advice)
         if accelerator == "gpu" and (found := torch.cuda.device_count()) < devices:
             fits = "trainer=cpu" if found == 0 else "trainer=gpu" if found == 1 else f"trainer.devices={found}"
             several = " (or trainer=ddp_cpu for two processes)" if found == 0 and devices > 1 else ""
@@ -66,6 +74,13 @@ class Hardware:
     def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.nodes
+
+    def apply(self) -> None:
+        """Have Torch compute in this process as it says."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"
 
     def warn_of_crowding(self) -> None:
         """Say so if processes must share cores."""
@@ -97,14 +112,19 @@ def make_trainer(
     """
     plain = strategy == "auto" or isinstance(strategy, DDPStrategy)
     direct = plain and hardware.precision == "32-true" and Direct.serves(callbacks)
+    plugins: list[Any] = [WholeFile()]
+    if direct:
+        plugins.append(Direct())
+    elif plain and hardware.precision == "16-mixed" and hardware.accelerator == "gpu":
+        plugins.append(Scaled("16-mixed", "cuda"))
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=1 if run.apart else hardware.devices,
             num_nodes=1 if run.apart else hardware.nodes,
             strategy=strategy,
-            plugins=[WholeFile(), Direct()] if direct else [WholeFile()],
-            precision=None if direct else hardware.precision,
+            plugins=plugins,
+            precision=None if len(plugins) > 1 else hardware.precision,
             deterministic=hardware.deterministic,
             detect_anomaly=detect_anomaly,
             callbacks=callbacks,

@@ -57,7 +57,7 @@ class Recorder(Callback):
             metrics |= trainer.strategy.metrics(algorithm.gradient_steps)
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         if groups and "base_lr" in groups[0]:  # it follows a schedule
-            metrics["train/learning_rate"] = groups[0]["lr"]
+            metrics["train/learning_rate"] = float(groups[0]["lr"])
         everyone = getattr(trainer.strategy, "gather", gather)
         seen = data.take_episodes() if self.run.speaks else []
         episodes = [Episode(*each) for each in everyone(seen)]
