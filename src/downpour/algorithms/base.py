@@ -1,5 +1,6 @@
 """What all learning rules share: gradient steps made one at a time, counted, clipped and watched."""
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from torch.optim import Optimizer
 
 from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import TrainingError
+from downpour.gpu_clock import GpuClock
 from downpour.graphs import CapturedStep
 from downpour.precision import bare_optimizers, unscale
 
@@ -36,6 +38,7 @@ class Algorithm(LightningModule):
         gradient_steps: optimizer updates so far.
         latest: metrics of the newest gradient step, by name.
         captured: makes the gradient steps by CUDA graphs; None makes them one kernel after the other.
+        gpu_clock: knows how long the GPU has been at work; None where there is none.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
@@ -55,7 +58,9 @@ class Algorithm(LightningModule):
         self.latest: dict[str, Tensor | float] = {}
         self.learning_seconds = 0.0
         self.captured: CapturedStep | None = None
+        self.gpu_clock: GpuClock | None = None
         self._bare: list[Optimizer] | None = None
+        self._unchecked: tuple[Tensor, TensorDict, int] | None = None
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
@@ -108,12 +113,28 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        losses = self.updates(round)
-        if len(losses):
-            self.latest["loss"] = mean = float(losses.mean())
-            if not np.isfinite(mean):
-                raise TrainingError(self.explain(mean, round))
+        self.check_loss()
+        with self.gpu_clock or contextlib.nullcontext():
+            losses = self.updates(round)
+            if len(losses):
+                mean = losses.mean()
+                self.latest["loss"] = mean if mean.is_cuda else float(mean)
+                self._unchecked = mean, round, self.gradient_steps
+        if not losses.is_cuda or self.trainer.datamodule.evaluation_due:  # type: ignore[attr-defined]
+            self.check_loss()
         self.learning_seconds += time.perf_counter() - begin
+
+    def check_loss(self) -> None:
+        """See that the last round's loss was finite: on a GPU a round later, when nobody need wait for the answer.
+
+        Raises:
+            TrainingError: it was not.
+        """
+        if self._unchecked is None:
+            return
+        (mean, round, step), self._unchecked = self._unchecked, None
+        if not np.isfinite(loss := float(mean)):
+            raise TrainingError(self.explain(loss, round, step))
 
     def descend(self, loss: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """One step of one optimizer, on the parameters it holds; returns metrics.
@@ -151,6 +172,7 @@ class Algorithm(LightningModule):
 
     def on_train_start(self) -> None:
         self._bare = bare_optimizers(self.trainer)
+        self.gpu_clock = GpuClock() if self.device.type == "cuda" else None
         if self.captured is not None and self._bare is None:
             raise ConfigError(
                 "trainer.cuda_graph", True, "a callback wants to be called in each gradient step: use false"
@@ -158,7 +180,7 @@ class Algorithm(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Let go of what belonged to this fit."""
-        self._bare = None
+        self._bare = self._unchecked = None
         if self.captured is not None:
             self.captured.clear()
 
@@ -167,7 +189,7 @@ class Algorithm(LightningModule):
         if self.trainer.datamodule.finished:  # type: ignore[attr-defined]
             self.trainer.should_stop = True
 
-    def explain(self, loss: float, round: TensorDict) -> str:
+    def explain(self, loss: float, round: TensorDict, step: int | None = None) -> str:
         """Where a loss that is not finite came from, and what to try."""
         bad = [name for name, value in round.items() if value.is_floating_point() and not torch.isfinite(value).all()]
         weights = [name for name, p in self.named_parameters() if not torch.isfinite(p).all()]
@@ -178,7 +200,7 @@ class Algorithm(LightningModule):
             cause += ": lower optimizer.lr or set algo.gradient_clip"
         else:
             cause = "lower optimizer.lr or set algo.gradient_clip"
-        return f"the loss is {loss} near gradient step {self.gradient_steps}: {cause}"
+        return f"the loss is {loss} near gradient step {self.gradient_steps if step is None else step}: {cause}"
 
     def capture(self) -> dict[str, Any]:
         """What this rank alone knows and the next number depends on, as plain data; weights are saved anyway."""
@@ -188,6 +210,7 @@ class Algorithm(LightningModule):
         """Go on from what `capture` returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_loss()
         checkpoint["gradient_steps"] = self.gradient_steps
         checkpoint["algorithm"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
