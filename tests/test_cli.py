@@ -60,7 +60,8 @@ BAD_INPUT = {
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
     "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
     "trainer.nodes=2": "trainer.port=null: several nodes need a port",
-    "strategy=fsdp": "strategy=fsdp: needs a GPU, and trainer.accelerator=cpu: use strategy=fsdp2",
+    "strategy=fsdp strategy.tensor_parallel=2": "strategy.tensor_parallel=2: does not divide the 1 rank(s)",
+    "trainer.cuda_graph=true": "trainer.cuda_graph=true: needs a GPU, and trainer.accelerator=cpu: use false",
     "resume=nosuch": "resume=nosuch: is not a run directory",
     "resume=.": "resume=.: is not a run directory",
 }

@@ -36,7 +36,6 @@ def checked(*overrides: str) -> dict[str, Any]:
 # Choices that go with some others only.
 COMPANIONS = {
     "length=gradient_steps": ["algo=supervised"],
-    "strategy=fsdp": ["trainer=gpu", "strategy=fsdp"],
     "strategy=fsdp2_tp": ["trainer.devices=4", "strategy=fsdp2_tp"],
     "strategy=pipeline": ["algo=supervised", "strategy=pipeline"],
     "strategy=sandblaster": ["algo=supervised", "optimizer=lbfgs", "strategy=sandblaster"],

@@ -1,11 +1,17 @@
-"""Every precision that `trainer.precision` names trains, evaluates and goes on, on a CPU."""
+"""Every precision that `trainer.precision` names trains and evaluates on a CPU; scaled gradients are clipped."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tests import supervised, training
 from tests.commands import checkpoint, rows
+from torch import nn
+
+from downpour.algorithms.base import Algorithm
+from downpour.precision import Scaled
 
 TYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 
@@ -37,3 +43,41 @@ def test_in_an_environment(tmp_path: Path, algo: str, precision: str) -> None:
     training.train(tmp_path, f"algo={algo}", *options, *lengths, *(("data.warmup=64",) if algo != "ppo" else ()))
     assert checkpoint(tmp_path)["gradient_steps"] > 0
     assert len([row for row in rows(tmp_path / "metrics.csv") if row["eval/return_mean"]]) == 2
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, lambda p, lr: torch.optim.Adam(p, lr, fused=True)])
+def test_clipping_sees_gradients_without_their_scale(kind: Any) -> None:
+    steps = {}
+    for scaled in (True, False):
+        w = nn.Parameter(torch.tensor([1.0, -2.0]))
+        optimizer = kind([w], lr=0.1)
+        rule = Algorithm(kind, gradient_clip=0.5)
+        step = optimizer.step
+        if scaled:
+            plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+            plugin._after_closure = lambda *_: None  # type: ignore[method-assign]
+            rule._trainer = SimpleNamespace(strategy=SimpleNamespace(precision_plugin=plugin))  # type: ignore[assignment]
+            wrapper: Any = SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups)
+            wrapper.step = lambda o=optimizer, p=plugin: p.optimizer_step(o, None, lambda: None)
+        else:
+            plugin, wrapper = None, SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups, step=step)
+        norms = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = (w * torch.tensor([3.0, 4.0])).sum()
+            (plugin.scaler.scale(loss) if plugin else loss).backward()
+            norms.append(float(rule.take_step(wrapper)["gradient_norm"]))
+        steps[scaled] = norms, w.detach()
+    assert steps[True][0] == pytest.approx([5, 5, 5])
+    assert torch.equal(steps[True][1], steps[False][1])
+
+
+def test_a_step_that_is_not_finite_is_left_out() -> None:
+    w = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([w], lr=0.1)
+    plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    plugin._after_closure = lambda *_: None  # type: ignore[method-assign]
+    plugin.scaler.scale((w * torch.inf).sum()).backward()  # type: ignore[union-attr]
+    plugin.unscale(optimizer)
+    plugin.optimizer_step(optimizer, None, lambda: None)
+    assert w.tolist() == [1, 1] and plugin.scaler.get_scale() == 512  # type: ignore[union-attr]

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from pydantic import Field
 from torch.optim import Optimizer
 
+from downpour import graphs
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.checkpoints import any_checkpoint, newest_whole, settle
@@ -102,6 +103,7 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     strategy = build_strategy(groups, hardware)
     if isinstance(strategy, Parallelism):
         strategy.check(algorithm, data, groups)
+    graphs.check(hardware, algorithm, groups)
     return {**settings, **groups}
 
 
@@ -210,8 +212,7 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     """
     rank, world_size = process()
     hardware: Hardware = build(config["trainer"])
-    if hardware.threads:
-        torch.set_num_threads(hardware.threads)
+    hardware.apply()
     strategy = build_strategy(config, hardware)
     if rank == 0:
         hardware.warn_of_crowding(getattr(strategy, "servers", 0))
@@ -229,6 +230,8 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     )
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)
+    if hardware.cuda_graph:
+        algorithm.captured = graphs.CapturedStep()
     if isinstance(strategy, Parallelism):
         strategy.prepare(algorithm)
     watches = link is None or rank == 0  # where the ranks do not wait for each other, one evaluates and records

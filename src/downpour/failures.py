@@ -65,6 +65,9 @@ def explain(error: BaseException, directory: Path) -> Failed:
         return Failed(FAILED, explain_disk(error, directory))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         advice = "lower data.batch_size, data.capacity or the size of the model"
+        if type(error).__name__ == "OutOfMemoryError":  # Torch's, of a GPU
+            advice = "lower data.batch_size or the size of the model, or leave the data set on the host"
+            advice += " (data.on_device=false)"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
         return Failed(BAD_INPUT, _first_line(error))

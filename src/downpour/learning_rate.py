@@ -2,10 +2,15 @@
 
 import math
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt, Probability
+from downpour.optimizers import capturable
 
 
 class Constant:
@@ -93,18 +98,49 @@ def follow(optimizer: Optimizer, schedule: Constant) -> Optimizer:
     """Have `optimizer` change its own step size after each of its steps.
 
     The count lies in its parameter groups, which every checkpoint holds anyway: a resumed run goes on where it was, and
-    no algorithm need know of schedules.
+    no algorithm need know of schedules. On a GPU the step size is a tensor there, which a CUDA graph reads anew at each
+    step; checkpoints hold numbers.
     """
     if type(schedule) is Constant and not schedule.warmup and schedule.scale == 1:
         return optimizer
+    schedules[optimizer] = schedule
     for group in optimizer.param_groups:
         group["base_lr"], group["steps_taken"] = group["lr"], 0
         group["lr"] = group["base_lr"] * schedule(0)
-
-    def advance(optimizer: Optimizer, *_: Any) -> None:
-        for group in optimizer.param_groups:
-            group["steps_taken"] += 1
-            group["lr"] = group["base_lr"] * schedule(group["steps_taken"])
-
-    optimizer.register_step_post_hook(advance)
+    optimizer.register_step_post_hook(lambda optimizer, *_: advance(optimizer))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    on_one = all(p.is_cuda and not isinstance(p, DTensor) for p in parameters)
+    if on_one and capturable(type(optimizer), optimizer.defaults.get("fused")):
+        optimizer.register_state_dict_post_hook(_as_numbers)
+        optimizer.register_load_state_dict_post_hook(_as_tensors)
+        _as_tensors(optimizer)
     return optimizer
+
+
+schedules: WeakKeyDictionary[Optimizer, Constant] = WeakKeyDictionary()
+
+
+def advance(optimizer: Optimizer) -> None:
+    """Set the step size of the next step, if `optimizer` follows a schedule; what is captured only is no step."""
+    schedule = schedules.get(optimizer)
+    if schedule is None:
+        return
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor) and torch.cuda.is_current_stream_capturing():
+            return
+        group["steps_taken"] += 1
+        lr = group["base_lr"] * schedule(group["steps_taken"])
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def _as_tensors(optimizer: Optimizer) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=group["params"][0].device)
+
+
+def _as_numbers(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    for group in state["param_groups"]:
+        group["lr"] = group["base_lr"] * schedules[optimizer](group["steps_taken"])

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import Precision
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
-from downpour.precision import Direct, of_all
+from downpour.precision import Direct, Scaled, of_all
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ class Hardware:
         threads: PositiveInt | None = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         deterministic: bool = False,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        cuda_graph: bool = False,
     ):
         """
         Args:
@@ -47,6 +49,8 @@ class Hardware:
             threads: threads a process computes with on the CPU; null leaves Torch's choice.
             precision: of the arithmetic, in Lightning's words.
             deterministic: refuse GPU kernels whose results vary from run to run.
+            matmul_precision: of products and convolutions of 32-bit floats, in Torch's words.
+            cuda_graph: capture a gradient step once, and have the GPU repeat it as a whole (see `downpour.graphs`).
 
         Raises:
             ConfigError: the machine has not what is asked for.
@@ -54,6 +58,10 @@ class Hardware:
         self.accelerator, self.devices, self.nodes, self.node_rank = accelerator, devices, nodes, node_rank
         self.address, self.port, self.timeout_seconds, self.threads = address, port, timeout_seconds, threads
         self.precision, self.deterministic = precision, deterministic
+        self.matmul_precision, self.cuda_graph = matmul_precision, cuda_graph
+        if cuda_graph and accelerator != "gpu":
+            advice = f"needs a GPU, and trainer.accelerator={accelerator}: use false"
+            raise ConfigError("trainer.cuda_graph", True, advice)
         if accelerator == "gpu" and (found := torch.cuda.device_count()) < devices:
             fits = "trainer=cpu" if found == 0 else "trainer=gpu" if found == 1 else f"trainer.devices={found}"
             several = " (or trainer=ddp_cpu for two processes)" if found == 0 and devices > 1 else ""
@@ -69,6 +77,13 @@ class Hardware:
     def world_size(self) -> int:
         """Processes in all."""
         return self.devices * self.nodes
+
+    def apply(self) -> None:
+        """Have Torch compute in this process as it says."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"
 
     def warn_of_crowding(self, servers: int = 0) -> None:
         """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
@@ -103,7 +118,9 @@ def make_trainer(
     precision: Precision | None = None
     if plain and hardware.precision == "32-true" and Direct.serves(callbacks):
         precision = Direct()
-    elif not isinstance(strategy, FSDPStrategy):  # which has its own
+    elif plain and hardware.precision == "16-mixed" and hardware.accelerator == "gpu":
+        precision = Scaled("16-mixed", "cuda")
+    else:
         precision = of_all(hardware.precision)
     try:
         trainer = Trainer(

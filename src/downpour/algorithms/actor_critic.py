@@ -1,6 +1,7 @@
 """Actor-critic for continuous actions: (61)-(63) of the lecture; with target networks, DDPG (Lillicrap et al. 2016)."""
 
 import copy
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -24,6 +25,8 @@ class ActorCritic(Algorithm):
     """A critic Q(x, a) learns by (62), an actor p(x) climbs it by (63): no maximum over actions is ever computed."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+    static_shapes: ClassVar[bool] = True
+    fills_in: ClassVar[tuple[str, ...]] = ("td_error",)
     num_critics: ClassVar[int] = 1
     outputs_per_action: ClassVar[int] = 1
     centre: Tensor
@@ -145,21 +148,24 @@ class ActorCritic(Algorithm):
         parts = zip(self.critics, weights, strict=True)
         return torch.stack([torch.func.functional_call(critic, w, pair).squeeze(-1) for critic, w in parts])
 
-    def update(self, batch: TensorDict) -> Tensor:
-        loss, metrics = self.critic_loss(batch)
-        optimizers: Any = self.optimizers()
-        critic_optimizer, actor_optimizer = optimizers[:2]
-        self.descend(loss, critic_optimizer)
-        self.gradient_steps += 1
-        self.latest.update(metrics)
-        if self.gradient_steps % self.actor_every == 0:
-            actor_loss, metrics = self.actor_loss(batch)
-            self.descend(actor_loss, actor_optimizer)
-            self.latest.update(metrics)
+    def variant(self) -> Hashable:
+        """Whether the actor learns, too."""
+        return (self.gradient_steps + 1) % self.actor_every == 0
+
+    def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, found = self.critic_loss(batch)
+        critic_optimizer, actor_optimizer = self.optimizers()[:2]
+        metrics = {**self.descend(loss, critic_optimizer), **found}
+        if self.variant():
+            actor_loss, found = self.actor_loss(batch)
+            metrics |= {**self.descend(actor_loss, actor_optimizer), **found}
+        return loss.detach(), metrics
+
+    def advance(self) -> None:
+        super().advance()
         if self.target_critics is not self.critics and self.gradient_steps % self.target_every == 0:
             move_towards(self.target_critics, self.critics, self.target_tau)
             move_towards(self.target_actor, self.actor, self.target_tau)
-        return loss.detach()
 
     def capture(self) -> dict[str, Any]:
         return {} if self.noise is None else self.noise.capture()

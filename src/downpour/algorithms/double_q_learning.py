@@ -1,6 +1,6 @@
 """Double Q-learning with two function classes that take turns (van Hasselt 2010): (65) before it was deep."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import torch
@@ -17,6 +17,8 @@ class DoubleQLearning(QLearning):
 
     What one overestimates by chance the other does not. Actions are chosen by the mean of both.
     """
+
+    static_shapes: ClassVar[bool] = False  # the coins are the host's
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, network: Network, **kwargs: Any):
         super().__init__(observation_space, action_space, network, **kwargs)

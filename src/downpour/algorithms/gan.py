@@ -1,7 +1,7 @@
 """A generative adversarial network: two networks, each with its optimizer (Goodfellow et al. 2014)."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -64,19 +64,19 @@ class GAN(Algorithm):
         return self.discriminator(x).squeeze(-1)
 
     def update(self, batch: TensorDict) -> Tensor:
-        optimizers: Any = self.optimizers()
+        optimizers = self.optimizers()
         true = batch["input"]
         with torch.no_grad():
             made = self.sample(len(true))
         loss = discriminator_loss(self(true), self(made))
-        self.descend(loss, optimizers[0])
+        self.latest.update(self.descend(loss, optimizers[0]))
         self.gradient_steps += 1
         if self.gradient_steps % self.generator_every == 0:
             # D is only looked at: its weights take no gradient.
             weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
             logits = torch.func.functional_call(self.discriminator, weights, self.sample(len(true)))
             passing = generator_loss(logits)
-            self.descend(passing, optimizers[1])
+            self.latest.update(self.descend(passing, optimizers[1]))
             self.latest["generator_loss"] = passing.detach()
         return loss.detach()
 

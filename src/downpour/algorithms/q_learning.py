@@ -47,6 +47,8 @@ class QLearning(Algorithm):
     """Act epsilon-greedily on Q(x, a; theta), move Q(X_t, A_t) towards Y_t."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+    static_shapes: ClassVar[bool] = True
+    fills_in: ClassVar[tuple[str, ...]] = ("td_error",)
     visits: Tensor | None
 
     def __init__(

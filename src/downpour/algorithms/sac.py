@@ -81,9 +81,8 @@ class SAC(ActorCritic):
         """Its descent raises alpha while the entropy [batch] is below minus the number of components."""
         return self.log_alpha * (entropy + self.size).mean()
 
-    def update(self, batch: TensorDict) -> Tensor:
-        loss = super().update(batch)
-        if self.learn_alpha and self.gradient_steps % self.actor_every == 0:
-            optimizer = self.optimizers()[2]  # type: ignore[index]
-            self.descend(self.alpha_loss(torch.as_tensor(self.latest["entropy"])), optimizer)
-        return loss
+    def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().learn_from(batch)
+        if self.learn_alpha and self.variant():
+            metrics |= self.descend(self.alpha_loss(metrics["entropy"]), self.optimizers()[2])
+        return loss, metrics

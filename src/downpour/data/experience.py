@@ -2,8 +2,10 @@
 
 import logging
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -69,11 +71,21 @@ class Experience(Stream):
 
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
+        with getattr(policy, "gpu_clock", None) or nullcontext():
+            return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
+
+    def setup(self, stage: str) -> None:
+        if self.trainer is not None and self.trainer.strategy.root_device.type == "cuda":
+            self.seconds["transfer"] = 0.0
 
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
         """A round that is where it is needed is not copied piece by piece."""
-        return batch if device.type == "cpu" else batch.to(device)
+        if device.type == "cpu":
+            return batch
+        begin = time.perf_counter()
+        batch = batch.to(device)
+        self.seconds["transfer"] += time.perf_counter() - begin
+        return batch
 
     def teardown(self, stage: str) -> None:
         """The environments must be at rest when they are let go of."""

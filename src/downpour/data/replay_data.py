@@ -7,12 +7,14 @@ from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from downpour.config import ConfigError, Discount, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.memory import check_room
 from downpour.data.replay import Replay
+from downpour.data.staging import Staging
 from downpour.environments import Environment
 from downpour.run import Purpose, Run
 
@@ -92,7 +94,14 @@ class ReplayData(Experience):
         self.seconds["replay"] = 0.0
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
+        self._index: Tensor | None = None
         self._can_draw = False
+        self._staging: Staging | None = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if "transfer" in self.seconds:
+            self._staging = Staging(self.trainer.strategy.root_device)  # type: ignore[union-attr]
 
     @classmethod
     def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
@@ -107,8 +116,19 @@ class ReplayData(Experience):
     def _next_round(self) -> TensorDict:
         self._learn_priorities()
         self.memory.extend(self.collector.collect(self.round_steps, self._act))
+        if self._staging is None:
+            self._begin_next()
+            return self._draw()
+        batch = self._send(self._draw())  # beside the gradient steps that acting waits for
+        self._begin_next()
+        return batch
+
+    def _begin_next(self) -> None:
         if self.overlap:
             self.collector.begin(self._act)
+
+    def _draw(self) -> TensorDict:
+        """The batches of a round, where the ring is."""
         begin = time.perf_counter()
         if not self.replays:
             complete = self.memory.count // self.num_envs - self.n_step
@@ -122,7 +142,21 @@ class ReplayData(Experience):
             beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
             batch = self.memory.sample(self.updates, self.batch_size, beta)
         self.seconds["replay"] += time.perf_counter() - begin
-        self._round = batch
+        self._round, self._index = batch, batch.get("index", None)
+        return batch
+
+    def _send(self, batch: TensorDict) -> TensorDict:
+        """Begin to copy a round to the GPU; `transfer_batch_to_device` waits for it."""
+        assert self._staging is not None
+        begin = time.perf_counter()
+        batch = self._staging.send(batch.exclude("index"))
+        self.seconds["transfer"] += time.perf_counter() - begin
+        return batch
+
+    def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
+        if self._staging is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self._staging.wait()
         return batch
 
     def _draws(self) -> bool:
@@ -136,7 +170,8 @@ class ReplayData(Experience):
 
     def _learn_priorities(self) -> None:
         if self._round is not None and "td_error" in self._round and len(self._round):
-            self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
+            assert self._index is not None
+            self.memory.update_priority(self._index, self._round["td_error"].cpu())
         self._round = None
 
     def capture(self) -> dict[str, Any]:
