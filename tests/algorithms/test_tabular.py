@@ -130,6 +130,24 @@ def test_what_is_no_plain_rule_takes_the_long_way(other: str) -> None:
         assert torch.equal(mine, theirs)
 
 
+def test_prioritized_replay_is_weighted_and_told_the_errors() -> None:
+    """Batches of one from a prioritized replay: the weights scale the steps, the TD errors are read back."""
+    rules = [learner(QLearning, SPACE, ACTIONS, lr=0.3) for _ in range(2)]
+    rounds = [a_round() for _ in range(2)]
+    for round in rounds:
+        round["weight"] = torch.linspace(0.1, 1, COUNT).unsqueeze(1)
+        round["td_error"] = torch.zeros(COUNT, 1)
+    rules[0].updates(rounds[0])
+    Algorithm.updates(rules[1], rounds[1])
+    assert torch.equal(rules[0].q.weight, rules[1].q.weight)
+    first = rounds[0][0, 0]
+    assert first["td_error"] == first["reward"] != 0  # of a table of zeros
+    assert torch.equal(rounds[0]["td_error"], rounds[1]["td_error"])
+    unweighted = learner(QLearning, SPACE, ACTIONS, lr=0.3)
+    unweighted.updates(a_round())
+    assert not torch.allclose(rules[0].q.weight, unweighted.q.weight, atol=0.01)
+
+
 def test_a_target_of_ones_own_is_kept() -> None:
     class Pessimist(QLearning):
         def bootstrap(self, batch: TensorDict) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from downpour.config import ConfigError
 from downpour.networks import MLP, ConvNet, Recurrent, ResNet
-from downpour.networks.convolutional import Block
+from downpour.networks.convolutional import Block, image_shape
 from downpour.networks.parts import BatchNormalization, LayerNormalization, RMSNormalization, initialize
 
 BOX = spaces.Box(-np.inf, np.inf, (6,), np.float32)
@@ -151,3 +151,14 @@ def test_images_and_sequences_are_asked_for() -> None:
         ConvNet(BOX, 2, channels=[4], hidden=[])
     with pytest.raises(ConfigError, match="model=gru: needs sequences"):
         Recurrent(BOX, 2, cell="gru")
+
+
+@pytest.mark.parametrize("shape", [(96, 96, 3), (84, 84, 1), (210, 160, 4)])
+def test_channels_that_come_last_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"model=convnet: .*channels last"):
+        ConvNet(spaces.Box(0, 1, shape), 2, channels=[4], hidden=[])
+
+
+@pytest.mark.parametrize("shape", [(3, 96, 96), (16, 4, 4), (12, 100, 1), (1, 8, 8), (4, 84, 84)])
+def test_what_may_be_an_image_is_taken(shape: tuple[int, int, int]) -> None:
+    assert image_shape(spaces.Box(0, 1, shape), "convnet") == shape

@@ -91,6 +91,7 @@ def learn_at_once(rule: Any, round: TensorDict) -> Tensor | None:
         The losses [updates].
     """
     is_rule = rule.gradient == "semi" and rule.clip_td_error is None
+    is_rule = is_rule and "td_error" not in round  # prioritized: weighted, and the errors are read back
     one_by_one = len(round) > 0 and round.shape[1] == 1 and rule.gradient_clip is None and not dist.is_initialized()
     step = plain_step(rule.optimizers())
     found = rule.tables(len(round)) if is_rule and one_by_one and step is not None else None
