@@ -41,7 +41,7 @@ class AdvantageActorCritic(StochasticPolicy):
     def steps_of(self, round: TensorDict) -> TensorDict:
         """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V)."""
         before, after = round[:-1], round[1:]
-        value = self.values(round["observation"].flatten(0, 1)).view(round.shape)
+        value = self.state_values(round["observation"].flatten(0, 1)).view(round.shape)
         ended = after["terminated"] | after["truncated"]
         advantage = generalized_advantage(after["reward"], value, after["terminated"], ended, self.gamma, self.trace)
         steps = TensorDict(
@@ -62,7 +62,7 @@ class AdvantageActorCritic(StochasticPolicy):
         if self.normalize_advantage and len(advantage) > 1:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy_loss, metrics = self.policy_loss(log_prob, advantage, batch)
-        value_loss = (self.values(batch["observation"]) - batch["return"]).square().mean()
+        value_loss = (self.state_values(batch["observation"]) - batch["return"]).square().mean()
         entropy = self.entropy(outputs).mean()
         loss = policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
         metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

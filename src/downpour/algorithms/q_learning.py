@@ -149,6 +149,15 @@ class QLearning(Algorithm):
         self.latest["epsilon"] = epsilon
         return action + self.first_action
 
+    @torch.no_grad()
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        if self.evaluation_epsilon == 0:
+            return super().action_probabilities(observation)
+        values = self.values(observation).cpu().numpy()
+        best, any_one = values == values.max(-1, keepdims=True), np.isfinite(values)
+        parts = ((1 - self.evaluation_epsilon, best), (self.evaluation_epsilon, any_one))
+        return sum(part * among / among.sum(-1, keepdims=True) for part, among in parts)
+
     def uniform(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Uniform among the actions that there are, [batch]."""
         if self.available is None:

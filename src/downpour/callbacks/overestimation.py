@@ -51,9 +51,7 @@ class Overestimation(Callback):
         self.environments = environment.vector(min(num_envs, self.episodes))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not hasattr(pl_module, "state_values"):
-            name = type(pl_module).__name__
-            raise ConfigError("callbacks", "overestimation", f"{name} learns no V(x); use algo=dqn or double_dqn")
+        check_values(pl_module, "overestimation")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -85,6 +83,17 @@ class Overestimation(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()
+
+
+def check_values(algorithm: Any, callback: str) -> None:
+    """
+    Raises:
+        ConfigError: the algorithm has no values for a callback to look at.
+    """
+    missing = algorithm.missing_values()
+    if missing:
+        advice = f"{type(algorithm).__name__} {missing}; use an algorithm with values, or callbacks=default"
+        raise ConfigError("callbacks", callback, advice)
 
 
 def discounted_to_come(

@@ -36,6 +36,10 @@ class Head(nn.Module):
         """The likeliest actions [batch, ...] (of a mixture: the centre of its heaviest part)."""
         raise NotImplementedError
 
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        """p(a, x) of discrete actions, [batch, actions]."""
+        raise TypeError(f"the actions of {type(self).__name__} are not discrete")
+
 
 class Categorical(Head):
     """Softmax over K actions, the model of (10)-(18)."""
@@ -60,6 +64,9 @@ class Categorical(Head):
 
     def mode(self, outputs: Tensor) -> np.ndarray:
         return outputs.argmax(-1).cpu().numpy() + self.first_action
+
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        return outputs.double().softmax(-1).cpu().numpy()
 
 
 class _Shifted(CategoricalDistribution):
