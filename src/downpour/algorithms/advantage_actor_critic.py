@@ -9,13 +9,14 @@ from torch import Tensor
 
 from downpour.algorithms.policy import StochasticPolicy
 from downpour.algorithms.returns import generalized_advantage
-from downpour.config import NonNegativeFloat, Probability
+from downpour.config import ConfigError, NonNegativeFloat, Probability
 
 
 class AdvantageActorCritic(StochasticPolicy):
     """Make actions likelier by how much better they were than V(x) expected; learn V beside."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout",)
+    minibatches = 1  # gradient steps that share the transitions of a round
 
     def __init__(
         self,
@@ -39,7 +40,11 @@ class AdvantageActorCritic(StochasticPolicy):
 
     @torch.no_grad()
     def steps_of(self, round: TensorDict) -> TensorDict:
-        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V)."""
+        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V).
+
+        Raises:
+            ConfigError: they are fewer than gradient steps.
+        """
         before, after = round[:-1], round[1:]
         value = self.state_values(round["observation"].flatten(0, 1)).view(round.shape)
         ended = after["terminated"] | after["truncated"]
@@ -53,7 +58,11 @@ class AdvantageActorCritic(StochasticPolicy):
             },
             batch_size=after.shape,
         )
-        return steps[after["weight"].bool()]
+        steps = steps[after["weight"].bool()]
+        if len(steps) < self.minibatches:
+            advice = f"a round of {len(steps)} transitions (resets are none) makes no {self.minibatches} gradient steps"
+            raise ConfigError("data.round_steps", len(after), f"{advice}; raise it or data.num_envs")
+        return steps
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self.policy(self.seen(batch["observation"]))

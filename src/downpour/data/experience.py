@@ -11,9 +11,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from downpour.config import ConfigError
 from downpour.data.collector import Collector, Episode
 from downpour.data.stream import Stream
 from downpour.environments import Environment
+from downpour.networks.parts import BatchNormalization
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,20 @@ class Experience(Stream):
         self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
         self._started = False
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            ConfigError: the policy would act by other numbers than it learns for.
+        """
+        policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        for module in policy.modules():
+            if isinstance(module, BatchNormalization):
+                advice = "statistics of a batch of experience are not those of the next; use layer, rms or none"
+                raise ConfigError("model.normalization", "batch", advice)
+            if isinstance(module, torch.nn.Dropout) and module.p > 0:
+                advice = "would leave hidden units out of acting, targets and ratios at random; use 0 where one acts"
+                raise ConfigError("model.dropout", module.p, advice)
 
     @property
     def step(self) -> int:
