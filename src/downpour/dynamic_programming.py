@@ -99,7 +99,7 @@ def under_policy(mdp: MDP, policy: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 def never_ending(transition: Floats) -> NDArray[np.bool_]:
-    """The states of a Markov chain [states, states] from which it may go on for ever, [states]."""
+    """The states of a Markov chain [states, states] from which no way leads to an end, [states]."""
     ends = transition.sum(1) < 1 - 1e-9
     while True:
         wider = ends | (transition[:, ends] > 0).any(1)
