@@ -2,6 +2,7 @@
 
 import logging
 import random
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 from downpour import graphs
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
-from downpour.checkpoints import any_checkpoint, newest_whole, settle
+from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, newest_whole, settle
 from downpour.config import (
     ConfigError,
     NonNegativeInt,
@@ -30,6 +31,7 @@ from downpour.config import (
     settings_of,
     show,
 )
+from downpour.directory import read_config
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
 from downpour.pairing import check_pairing
@@ -161,7 +163,55 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any], in_ste
             config, "model", input_space=input_space, outputs=outputs, **more
         ),
         optimizer=lambda parameters: build_optimizer(config, parameters, in_step),
+        run_policy=lambda directory: policy_of(directory, spaces),
     )
+
+
+def trained(
+    directory: Path, config: Mapping[str, Any], spaces: Mapping[str, Any], first: str, key: str
+) -> tuple[Algorithm, Path, int]:
+    """The algorithm of a run with the weights of a checkpoint, where it was read from, and at which step it was saved.
+
+    Args:
+        config: the run's own, checked.
+        first: the checkpoint to look for before all others.
+        key: what named the directory, for messages.
+
+    Raises:
+        ConfigError: no checkpoint that can be read, or one of something else.
+    """
+    names = [first, *(name for name in (LAST, PREVIOUS, BEST) if name != first)]
+    if not any((directory / "checkpoints" / name).exists() for name in names):
+        raise ConfigError(key, directory, "has no checkpoint yet")
+    if not (directory / "checkpoints" / first).exists():
+        log.warning("there is no %s yet: taking another", directory / "checkpoints" / first)
+    path, content = newest_whole(directory, names)
+    algorithm = build_algorithm(config, spaces)
+    check_origin(content, algorithm, path)
+    try:
+        algorithm.on_load_checkpoint(content)
+        algorithm.load_state_dict(content["state_dict"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise ConfigError(key, directory, f"{path.name} does not fit config.yaml: {reason}") from None
+    return algorithm, path, int(content["step"])
+
+
+def policy_of(directory: Path, spaces: Mapping[str, Any]) -> Algorithm:
+    """What a run has learned by its best checkpoint, to act in an environment with these spaces.
+
+    Raises:
+        ConfigError: not a run that acts, or its policy does not fit.
+    """
+    key = "algo.policy"
+    config = read_config(directory, key)
+    if not config.get("env"):
+        raise ConfigError(key, directory, "is a run on a data set: it has no policy")
+    theirs = build_group(config, "env")
+    for name, space in spaces.items():
+        if getattr(theirs, name) != space:
+            raise ConfigError(key, directory, f"was trained with {name} {getattr(theirs, name)}, here it is {space}")
+    return trained(directory, config, spaces, BEST, key)[0]
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:

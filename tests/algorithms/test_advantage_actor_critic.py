@@ -1,6 +1,7 @@
 """A2C and PPO: advantages and losses against TorchRL's, discrete and continuous; exact resume."""
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
-from tests.training import algorithm, resumes_exactly
+from tests.training import algorithm, resumes_exactly, train
 from torch import Tensor, nn
 from torchrl.objectives import A2CLoss, ClipPPOLoss
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from downpour import dynamic_programming as dp
 from downpour.algorithms.advantage_actor_critic import AdvantageActorCritic
 from downpour.algorithms.ppo import PPO
 from downpour.algorithms.returns import generalized_advantage
+from downpour.checkpoints import read
 from downpour.config import ConfigError
+from downpour.environments import Gymnasium
+from downpour.environments.tables import start_of, table_of
+from downpour.failures import Failed
 from downpour.networks import MLP
 from downpour.networks.heads import fitting
 
@@ -173,3 +179,44 @@ def test_it_resumes_exactly(tmp_path: Path, overrides: tuple[str, ...]) -> None:
 def test_replay_is_answered_with_the_stream_it_learns_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="learns from data=rollout"):
         algorithm(tmp_path, "algo=ppo", "data=replay")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("algo=ppo", "data.num_envs=1", "data.round_steps=3"), r"a round of 3 transitions.*makes no 4 gradient steps"),
+        (("algo=advantage_actor_critic", "data.num_envs=1", "data.round_steps=1"), "a round of 0 transitions"),
+    ],
+)
+def test_a_round_without_enough_transitions_is_answered(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    """The mean over nothing would be NaN, and the advice to lower the step size."""
+    with pytest.raises(Failed, match=message) as caught:
+        train(tmp_path / "run", *overrides, "total_env_steps=200", "eval_every=200")
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("algo", ["advantage_actor_critic", "ppo", "reinforce"])
+def test_its_values_are_watched_like_any_others(tmp_path: Path, algo: str) -> None:
+    """The exact value that they are compared with is that of the policy as it stands."""
+    options = ("env=frozen_lake", "model=table", "algo.gamma=0.9", "total_env_steps=4000", "eval_every=2000")
+    given = ("algo.baseline=value",) if algo == "reinforce" else ()
+    train(tmp_path / "exact", f"algo={algo}", *options, *given, "callbacks=value_distance")
+    config = ("callbacks=overestimation", "callbacks.overestimation.episodes=20")
+    train(tmp_path / "played", f"algo={algo}", *options, *given, *config)
+    exact = last_of_each(tmp_path / "exact")
+    weights = read(tmp_path / "exact" / "checkpoints" / "last.ckpt")["state_dict"]
+    environment = Gymnasium(id="FrozenLake-v1")
+    p = weights["policy.weight"].double().softmax(-1).numpy()
+    v = dp.policy_evaluation(table_of(environment), p, 0.9)
+    assert float(exact["exact/start_value"]) == pytest.approx(float(start_of(environment) @ v))
+    assert 0 < float(exact["exact/value_rms"]) < 1
+    best = dp.policy_evaluation(table_of(environment), p.argmax(1), 0.9)
+    assert float(exact["exact/policy_value"]) == pytest.approx(float(start_of(environment) @ best))
+    assert float(last_of_each(tmp_path / "played")["eval/value_estimate"]) > -1
+
+
+def last_of_each(directory: Path) -> dict[str, str]:
+    rows = csv.DictReader((directory / "metrics.csv").open())
+    return {name: value for row in rows for name, value in row.items() if value}

@@ -17,7 +17,7 @@ from downpour.analysis.overestimation import curves_of, overestimation, truth_of
 from downpour.analysis.report import report
 from downpour.analysis.runs import RunDirectory
 from downpour.callbacks.overestimation import Overestimation, discounted_to_come
-from downpour.config import ConfigError
+from downpour.failures import Failed
 
 
 def test_the_discounted_sums_and_what_a_cut_hides_of_them() -> None:
@@ -88,7 +88,7 @@ def test_exact_values_are_no_overestimates(tmp_path: Path) -> None:
 
 def test_an_algorithm_without_values_is_told(tmp_path: Path) -> None:
     options = ("callbacks=overestimation", "total_env_steps=100", "eval_every=100")
-    with pytest.raises(ConfigError, match=r"callbacks.overestimation=Overestimation: is for rules that learn V\(x\)"):
+    with pytest.raises(Failed, match=r"Reinforce learns V\(x\) with algo\.baseline=value only"):
         train(tmp_path / "run", "algo=reinforce", "algo.baseline=none", *options)
 
 

@@ -7,11 +7,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tests.training import train
 from torch import Tensor
 
 from downpour.data import EpisodeData, RolloutData
 from downpour.environments import Gymnasium
-from downpour.failures import TrainingError
+from downpour.failures import Failed, TrainingError
 from downpour.run import Purpose, Run
 
 
@@ -105,3 +106,17 @@ def test_episodes_that_never_end_are_an_error(tmp_path: Path) -> None:
     data = make(EpisodeData, tmp_path, "CliffWalking-v1", None, num_envs=1, longest=50)
     with pytest.raises(TrainingError, match=r"data\.longest=50: .* env\.max_episode_steps"):
         next(iter(data))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.dropout=0.2", r"model\.dropout=0\.2: would leave hidden units out of acting"),
+        ("model.normalization=batch", r"model\.normalization=batch: statistics of a batch.*use layer, rms or none"),
+    ],
+)
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_what_acts_otherwise_than_it_learns_is_refused(tmp_path: Path, algo: str, model: str, message: str) -> None:
+    with pytest.raises(Failed, match=message) as caught:
+        train(tmp_path / "run", f"algo={algo}", model, "total_env_steps=100", "eval_every=100")
+    assert caught.value.code == 2

@@ -152,3 +152,16 @@ def test_an_unknown_id_is_answered_with_the_nearest(id: str, words: list[str]) -
 def test_arguments_it_does_not_take_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^env\.kwargs=.*is_slipery"):
         Gymnasium(id="FrozenLake-v1", kwargs={"is_slipery": False})
+
+
+class Combined(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 3])
+
+
+def test_actions_that_no_rule_chooses_are_answered_once() -> None:
+    gym.register("Combined-v0", Combined)
+    try:
+        with pytest.raises(ConfigError, match="Discrete space or a Box of numbers: register it with a wrapper"):
+            Gymnasium(id="Combined-v0")
+    finally:
+        del gym.registry["Combined-v0"]

@@ -1,10 +1,14 @@
 """The midterm's question: backpropagation through one hidden layer with dropout, by hand (docs/backpropagation.md)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+
+from downpour.networks import MLP
 
 Array = np.ndarray
 INPUTS, HIDDEN, CLASSES, KEEP = 4, 5, 2, 0.7
@@ -61,6 +65,46 @@ def test_by_hand_is_autograd(seed: int, sigma: str) -> None:
     for name, gradient in by_hand(s, sigma).items():
         found = theta[name].grad
         assert found is not None and np.abs(gradient - found.numpy()).max() < 1e-12
+
+
+def network(s: Sample, dropout: float) -> MLP:
+    """The same layers as this project has them, with the same weights."""
+    made = MLP(spaces.Box(-9, 9, (INPUTS,), np.float64), CLASSES, hidden=[HIDDEN], activation="tanh", dropout=dropout)
+    with torch.no_grad():
+        for parameter, value in zip(made.parameters(), s.theta.values(), strict=True):
+            parameter.copy_(torch.tensor(value))
+    return made.double()
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_a_layer_is_66(double_precision: None) -> None:
+    """H = sigma(W X + b), and an affine map on top."""
+    s = sample(0)
+    hidden = np.tanh(s.theta["W1"] @ s.x + s.theta["b1"])
+    found = network(s, 0.0)(torch.tensor(s.x)[None])[0].detach().numpy()
+    np.testing.assert_allclose(found, s.theta["W2"] @ hidden + s.theta["b2"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_by_hand_is_the_networks_gradient(double_precision: None, seed: int) -> None:
+    """The masks that the network draws are R / P(R = 1): with those the page's derivation is its gradient."""
+    s = sample(seed)
+    torch.manual_seed(seed)
+    made, seen = network(s, 1 - KEEP), []
+    (dropout,) = (module for module in made.modules() if isinstance(module, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda _, given, out: seen.append((out / given[0])[0].detach().numpy()))
+    torch.nn.functional.cross_entropy(made(torch.tensor(s.x)[None]), torch.tensor([s.y])).backward()
+    s.mask = seen[0]
+    assert set(np.round(s.mask, 9)) <= {0.0, round(1 / KEEP, 9)}
+    for parameter, gradient in zip(made.parameters(), by_hand(s, "tanh").values(), strict=True):
+        assert parameter.grad is not None
+        np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("sigma", list(SIGMA))

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from downpour.algorithms.policy import StochasticPolicy
 from downpour.algorithms.returns import generalized_advantage
-from downpour.config import NonNegativeFloat, Probability
+from downpour.config import ConfigError, NonNegativeFloat, Probability
 
 
 class AdvantageActorCritic(StochasticPolicy):
     """Make actions likelier by how much better they were than V(x) expected; learn V beside."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout",)
+    minibatches = 1  # gradient steps that share the transitions of a round
 
     def __init__(
         self,
@@ -39,9 +40,13 @@ class AdvantageActorCritic(StochasticPolicy):
 
     @torch.no_grad()
     def steps_of(self, round: TensorDict) -> TensorDict:
-        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V)."""
+        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V).
+
+        Raises:
+            ConfigError: they are fewer than gradient steps.
+        """
         before, after = round[:-1], round[1:]
-        value = self.values(round["observation"].flatten(0, 1)).view(round.shape)
+        value = self.state_values(round["observation"].flatten(0, 1)).view(round.shape)
         ended = after["terminated"] | after["truncated"]
         advantage = generalized_advantage(after["reward"], value, after["terminated"], ended, self.gamma, self.trace)
         steps = TensorDict(
@@ -53,7 +58,11 @@ class AdvantageActorCritic(StochasticPolicy):
             },
             batch_size=after.shape,
         )
-        return steps[after["weight"].bool()]
+        steps = steps[after["weight"].bool()]
+        if len(steps) < self.minibatches:
+            advice = f"a round of {len(steps)} transitions (resets are none) makes no {self.minibatches} gradient steps"
+            raise ConfigError("data.round_steps", len(after), f"{advice}; raise it or data.num_envs")
+        return steps
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         outputs = self.policy(self.seen(batch["observation"]))
@@ -62,7 +71,7 @@ class AdvantageActorCritic(StochasticPolicy):
         if self.normalize_advantage and len(advantage) > 1:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy_loss, metrics = self.policy_loss(log_prob, advantage, batch)
-        value_loss = (self.values(batch["observation"]) - batch["return"]).square().mean()
+        value_loss = (self.state_values(batch["observation"]) - batch["return"]).square().mean()
         entropy = self.entropy(outputs).mean()
         loss = policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
         metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

@@ -39,12 +39,15 @@ class Algorithm(LightningModule):
         latest: metrics of the newest gradient step, by name.
         captured: makes the gradient steps by CUDA graphs; None makes them one kernel after the other.
         gpu_clock: knows how long the GPU has been at work; None where there is none.
+        num_actions, first_action: of a rule that chooses among discrete actions, which are first, first + 1, ...
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
     in_stages: ClassVar[bool] = False
     static_shapes: ClassVar[bool] = False
     fills_in: ClassVar[tuple[str, ...]] = ()
+    num_actions: int
+    first_action: int
 
     def __init__(self, optimizer: OptimizerFactory, *, gradient_clip: PositiveFloat | None = None):
         """
@@ -77,6 +80,23 @@ class Algorithm(LightningModule):
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
         raise TypeError(f"{type(self).__name__} does not act")
+
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        """p(a | x) of discrete actions with exploration off, [batch, actions]; here of a policy that draws nothing."""
+        action = self.act(observation, np.random.default_rng(0), env_steps=0, explore=False)
+        return np.eye(self.num_actions)[action - self.first_action]
+
+    def state_values(self, observation: Tensor) -> Tensor:
+        """V(x) of observations [batch, ...]: [batch]."""
+        raise TypeError(f"{type(self).__name__} learns no V(x)")
+
+    def missing_values(self) -> str | None:
+        """Why `state_values` cannot be asked, as the end of a sentence; None where it can."""
+        return "learns no V(x)" if type(self).state_values is Algorithm.state_values else None
+
+    def valued_policy(self, observation: Tensor) -> np.ndarray | None:
+        """p(a | x), [batch, actions], of the policy that `state_values` are those of; None: of the best one."""
+        return None
 
     def batches(self, round: TensorDict) -> Iterable[TensorDict]:
         """What each gradient step of a round learns from; asked for one by one, between the steps."""

@@ -68,10 +68,21 @@ class StochasticPolicy(Algorithm):
         draws = explore or self.evaluation == "sample"
         return self.head.sample(outputs, rng) if draws else self.head.mode(outputs)
 
-    def values(self, observation: Tensor) -> Tensor:
+    def missing_values(self) -> str | None:
+        return None if self.value is not None else "learns no V(x) with these settings"
+
+    def state_values(self, observation: Tensor) -> Tensor:
         """V(x): [batch, ...] -> [batch]."""
         assert isinstance(self.value, nn.Module)
         return self.value(self.seen(observation)).squeeze(-1)
+
+    @torch.no_grad()
+    def valued_policy(self, observation: Tensor) -> np.ndarray:
+        return self.head.probabilities(self.policy(self.seen(observation)))
+
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        p = self.valued_policy(observation)
+        return p if self.evaluation == "sample" else np.eye(p.shape[1])[p.argmax(1)]
 
     def entropy(self, outputs: Tensor) -> Tensor:
         """Of the distribution at each observation [batch]; 0 where nothing asks for it and no formula gives it."""

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
@@ -151,6 +152,15 @@ class QLearning(Algorithm):
         self.latest["epsilon"] = epsilon
         return action + self.first_action
 
+    @torch.no_grad()
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        if self.evaluation_epsilon == 0:
+            return super().action_probabilities(observation)
+        values = self.values(observation).cpu().numpy()
+        best, any_one = values == values.max(-1, keepdims=True), np.isfinite(values)
+        parts = ((1 - self.evaluation_epsilon, best), (self.evaluation_epsilon, any_one))
+        return sum(part * among / among.sum(-1, keepdims=True) for part, among in parts)
+
     def uniform(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Uniform among the actions that there are, [batch]."""
         if self.available is None:
@@ -181,11 +191,18 @@ class QLearning(Algorithm):
         """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
         return self.values(observation).amax(-1)
 
+    def configure_optimizers(self) -> Optimizer:
+        optimizer = super().configure_optimizers()
+        if self.visits is not None and not isinstance(optimizer, SGD):
+            advice = f"{type(optimizer).__name__} undoes what scales a gradient; use optimizer=sgd"
+            raise ConfigError("algo.step_size", "visits", advice)
+        return optimizer
+
     @torch.no_grad()
     def visited(self, batch: TensorDict, action: Tensor) -> Tensor:
         """Count the pairs of a batch, those of all ranks together; returns n(x, a)^-w of each [batch]."""
         assert self.visits is not None
-        state = batch["observation"].long() - self.first_state
+        state = self.counted_state(batch)
         new = torch.zeros_like(self.visits)
         counted = batch.get("weight")
         counted = torch.ones_like(batch["reward"]) if counted is None else (counted > 0).to(new)
@@ -196,11 +213,15 @@ class QLearning(Algorithm):
         self.visits += new
         return counted / self.visits[state, action].clamp(min=1) ** self.visit_exponent
 
-    def tables(self, count: int) -> tuple[list[Table], list[int]] | None:
-        """What `learn_in_order` learns, and whose turn it is at each of `count` transitions; None if it cannot."""
+    def counted_state(self, batch: TensorDict) -> Tensor:
+        """Row of `visits` of each transition: [batch]."""
+        return batch["observation"].long() - self.first_state
+
+    def tables(self, count: int) -> tuple[list[Table], list[int], list[float] | None] | None:
+        """What `learn_in_order` learns, whose turn it is at each of `count` transitions, ties; None if it cannot."""
         rule = ("bootstrap", "older_values", "choose", "learned", "errors", "loss", "batches")
         is_plain = all(getattr(type(self), name) is getattr(QLearning, name) for name in rule)
-        return ([self.q], [0] * count) if is_plain and isinstance(self.q, Table) else None
+        return ([self.q], [0] * count, None) if is_plain and isinstance(self.q, Table) else None
 
     def updates(self, round: TensorDict) -> Tensor:
         """By autograd, or, where that would find (58) for one transition after the other, by (58)."""

@@ -45,6 +45,9 @@ class Reinforce(StochasticPolicy):
         super().__init__(*args, with_value=baseline == "value", **kwargs)
         self.baseline, self.normalize_returns, self.value_coefficient = baseline, normalize_returns, value_coefficient
 
+    def missing_values(self) -> str | None:
+        return None if self.baseline == "value" else "learns V(x) with algo.baseline=value only"
+
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         before, after = round[:-1], round[1:]
         ended = after["terminated"] | after["truncated"]
@@ -67,7 +70,7 @@ class Reinforce(StochasticPolicy):
         value_loss: Tensor | float = 0.0
         advantage = to_come
         if self.baseline == "value":
-            value = self.values(batch["observation"])
+            value = self.state_values(batch["observation"])
             value_loss = (value - to_come).square().sum() / episodes
             advantage = to_come - value.detach()
         elif self.baseline == "batch_mean":

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from downpour.callbacks.evaluation import steps_of
-from downpour.config import PositiveInt, Probability
+from downpour.config import ConfigError, PositiveInt, Probability
 from downpour.environments import Environment
 from downpour.run import Purpose, Run
 
@@ -52,6 +52,9 @@ class Overestimation(Callback):
         self.episodes = episodes or run.eval_episodes
         self.environments = environment.vector(min(num_envs, self.episodes))
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        check_values(pl_module, "overestimation")
+
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
@@ -82,6 +85,17 @@ class Overestimation(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()
+
+
+def check_values(algorithm: Any, callback: str) -> None:
+    """
+    Raises:
+        ConfigError: the algorithm has no values for a callback to look at.
+    """
+    missing = algorithm.missing_values()
+    if missing:
+        advice = f"{type(algorithm).__name__} {missing}; use an algorithm with values, or callbacks=default"
+        raise ConfigError("callbacks", callback, advice)
 
 
 def discounted_to_come(

@@ -13,9 +13,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from downpour.config import ConfigError
 from downpour.data.collector import Collector, Episode
 from downpour.data.stream import Stream
 from downpour.environments import Environment
+from downpour.networks.parts import BatchNormalization
 from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,22 @@ class Experience(Stream):
         self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
         self._started = False
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            ConfigError: the policy would act by other numbers than it learns for.
+        """
+        policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        for module in policy.modules():
+            if isinstance(module, BatchNormalization):
+                advice = "statistics of a batch of experience are not those of the next; use layer, rms or none"
+                raise ConfigError("model.normalization", "batch", advice)
+            if isinstance(module, torch.nn.Dropout) and module.p > 0:
+                advice = "would leave hidden units out of acting, targets and ratios at random; use 0 where one acts"
+                raise ConfigError("model.dropout", module.p, advice)
+        if self.trainer.strategy.root_device.type == "cuda":  # type: ignore[union-attr]
+            self.seconds["transfer"] = 0.0
 
     @property
     def step(self) -> int:
@@ -73,10 +91,6 @@ class Experience(Stream):
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         with getattr(policy, "gpu_clock", None) or nullcontext():
             return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
-
-    def setup(self, stage: str) -> None:
-        if self.trainer is not None and self.trainer.strategy.root_device.type == "cuda":
-            self.seconds["transfer"] = 0.0
 
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
         """A round that is where it is needed is not copied piece by piece."""

@@ -44,7 +44,8 @@ class Gymnasium(Environment):
             kwargs: handed to the environment.
 
         Raises:
-            ConfigError: no such id, a package it needs is not installed, or no table where one is needed.
+            ConfigError: no such id, a package it needs is not installed, actions that no rule chooses, or no table
+                where one is needed.
         """
         self.id, self.vectorization, self.trials, self.kwargs = id, vectorization, trials, kwargs or {}
         module, _, name = id.rpartition(":")
@@ -59,6 +60,11 @@ class Gymnasium(Environment):
         probe = self.single()
         self.wrapped = isinstance(probe, gym.wrappers.FlattenObservation | ChannelsFirst)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+            advice = f"its actions are {self.action_space}; every rule here chooses one of a Discrete space or a Box of"
+            raise ConfigError(
+                "env.id", id, f"{advice} numbers: register it with a wrapper that makes them one of these"
+            )
         if vectorization == "table":
             table_in(probe)
             self.observation_space = copied_states(self.observation_space, trials)
