@@ -136,13 +136,17 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
-    algorithm = build_algorithm(config, data.spaces)
+    algorithm = build_algorithm(config, data.spaces, run.in_step)
     seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
     return algorithm, data, environment
 
 
-def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Algorithm:
-    """The algorithm of a checked configuration, for the spaces that its data module or environment has."""
+def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any], in_step: int = 1) -> Algorithm:
+    """The algorithm of a checked configuration, for the spaces that its data module or environment has.
+
+    Args:
+        in_step: see `build_optimizer`.
+    """
     seed_all(config["seed"])
     return build_group(
         config,
@@ -151,7 +155,7 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any]) -> Alg
         network=lambda input_space, outputs, **more: build_group(
             config, "model", input_space=input_space, outputs=outputs, **more
         ),
-        optimizer=lambda parameters: build_optimizer(config, parameters),
+        optimizer=lambda parameters: build_optimizer(config, parameters, in_step),
     )
 
 
@@ -162,12 +166,16 @@ def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
     return DataParallel() if hardware.world_size > 1 else "auto"
 
 
-def build_optimizer(config: Mapping[str, Any], parameters: Any) -> Optimizer:
-    """The optimizer of a checked configuration, its step size on the configuration's schedule."""
+def build_optimizer(config: Mapping[str, Any], parameters: Any, in_step: int = 1) -> Optimizer:
+    """The optimizer of a checked configuration, its step size on the configuration's schedule.
+
+    Args:
+        in_step: copies of the weights whose batches make one step together.
+    """
     optimizer = build_group(config, "optimizer", params=parameters)
     if not config.get("schedule"):  # a run from before there were schedules
         return optimizer
-    return follow(optimizer, build(config["schedule"], ranks=process()[1] or 1))
+    return follow(optimizer, build(config["schedule"], copies=in_step))
 
 
 def seed_all(seed: int) -> None:

@@ -12,16 +12,17 @@ class Constant:
     """The optimizer's own step size, but for a rise at the start and a factor for the number of ranks."""
 
     def __init__(
-        self, ranks: int = 1, *, warmup: NonNegativeInt = 0, scale_with: Literal["nothing", "ranks"] = "nothing"
+        self, copies: int = 1, *, warmup: NonNegativeInt = 0, scale_with: Literal["nothing", "ranks"] = "nothing"
     ):
         """
         Args:
-            ranks: processes of the run.
+            copies: of the weights, each with its own batch, that make a gradient step together: as many as there are
+                ranks where each has all weights and they wait for each other.
             warmup: gradient steps over which the step size rises from nothing (linearly; Goyal et al. 2017, 2.2).
-            scale_with: `ranks` multiplies it by their number, as N ranks make one step of an N times larger batch
-                (Goyal et al. 2017, 2.1).
+            scale_with: `ranks` multiplies it by the number of copies, as N of them make one step of an N times larger
+                batch (Goyal et al. 2017, 2.1).
         """
-        self.warmup, self.scale = warmup, ranks if scale_with == "ranks" else 1
+        self.warmup, self.scale = warmup, copies if scale_with == "ranks" else 1
 
     def shape(self, step: int) -> float:
         """The factor for gradient step `step` (the first is 0), before warm-up and scaling."""

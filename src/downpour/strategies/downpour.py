@@ -5,6 +5,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from downpour.directory import write_text
 from downpour.optimizers import needs_closure
 from downpour.strategies.asynchronous import Asynchronous
 from downpour.strategies.board import Board
-from downpour.strategies.parameter_server import OptimizerFactory, ParameterServer
+from downpour.strategies.parameter_server import OptimizerFactory, ParameterServer, ParameterSet
 from downpour.strategies.remote import Remote
 from downpour.trainer import Hardware
 
@@ -64,8 +65,8 @@ class Downpour(Asynchronous):
 
     def server(self, workers: int, make_optimizer: OptimizerFactory) -> ParameterServer:
         """What one of its server processes runs."""
-        board = Board(workers, self.longest_wait)
-        return ParameterServer(make_optimizer, board, bound=self.bound, aware=self.aware)
+        make_set = partial(ParameterSet, make_optimizer=make_optimizer, bound=self.bound, aware=self.aware)
+        return ParameterServer(Board(workers, self.longest_wait), make_set)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
         super().check(algorithm, data, config)

@@ -15,6 +15,10 @@ from downpour.strategies.parameter_server import WANTS_PARAMETERS
 from downpour.strategies.transport import Channel, Frame, Lost, Refused, connect
 
 
+class TooFew(Exception):
+    """Fewer workers are left than an update takes."""
+
+
 @dataclass
 class Part:
     """What of one optimizer's parameters lies on one server.
@@ -61,7 +65,7 @@ class Link:
                 self.channels.append(connect(address, token, seconds))
             except (Lost, Refused) as error:
                 wait = f" after {seconds:g} s" if isinstance(error, Lost) else ""
-                raise self._lost(number, f"cannot be used{wait}: {error}") from None
+                raise self._lost(number, f"cannot be used{wait}: {error}", lost=False) from None
             self._send(number, Kind.HELLO, rank)
 
     def take_traffic(self) -> int:
@@ -99,6 +103,9 @@ class Link:
 
         Returns:
             The gradient's staleness, the largest over the servers.
+
+        Raises:
+            TooFew: the servers wait for more gradients than can come.
         """
         parts = self.sets[number]
         wants = WANTS_PARAMETERS if parameters is not None else 0
@@ -116,7 +123,13 @@ class Link:
             self._updated(number, part, parameters)
 
     def _updated(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
-        answer = self._receive(part.server, {(Kind.DONE, number): part.parameters.buffer[: part.parameters.size]})
+        into: dict[tuple[int, int], memoryview] = {(Kind.DONE, number): part.parameters.buffer[: part.parameters.size]}
+        answer = self._receive(part.server, into)
+        while answer.kind == Kind.AWAIT:
+            self._send(part.server, Kind.AWAIT, number, part.version, WANTS_PARAMETERS)
+            answer = self._receive(part.server, into)
+        if answer.kind == Kind.SHORT:
+            raise TooFew
         if parameters is not None:
             part.version = answer.b
             torch._foreach_copy_([parameters[i] for i in part.index], part.parameters.tensors)
@@ -167,9 +180,10 @@ class Link:
             pass
         return unpack(answer.content) if answer.content else None
 
-    def stop(self) -> None:
-        """Have the others end."""
-        self.ask(0, Kind.STOP)
+    def stop(self, seconds: int = 0) -> None:
+        """Have the others end; wait so long for them to leave."""
+        for server in reversed(range(len(self.channels))):  # server 0 last: it is where all look
+            self.ask(server, Kind.STOP, 0 if server else seconds)
 
     def leave(self, reason: str = "") -> None:
         """Go, and say why if it is too early."""
@@ -195,9 +209,9 @@ class Link:
         except Lost as error:
             raise self._lost(server, f"has gone ({error})") from None
 
-    def _lost(self, server: int, what: str) -> Failed:
+    def _lost(self, server: int, what: str, lost: bool = True) -> Failed:
         host, port = self.addresses[server]
-        return Failed(1, f"strategy: server {server} at {host}:{port} {what}", lost=True)
+        return Failed(1, f"strategy: server {server} at {host}:{port} {what}", lost=lost)
 
 
 def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
