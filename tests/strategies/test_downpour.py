@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from tests.commands import ROOT, SMALL, Commands, checkpoint, rows
+from tests.ranks import free_port
 from tests.strategies.servers import running, tensors
 from tests.supervised import configuration, train
 from tests.training import QUIET, composed
@@ -183,6 +185,35 @@ def test_workers_and_servers_that_die(commands: Commands) -> None:
             break
         time.sleep(0.1)
     assert not process(run, "worker", 1)
+
+
+NODES = (*SMALL, "algo=dqn", "strategy=downpour", "strategy.seconds=20", "trainer=multi_node", "trainer.devices=1")
+
+
+def test_two_nodes(commands: Commands) -> None:
+    port, secret = free_port(), {"DOWNPOUR_TOKEN": secrets.token_hex(32)}
+    nodes = [Commands(commands.folder / name) for name in ("node0", "node1")]
+    running = []
+    for number, node in enumerate(nodes):
+        node.folder.mkdir()
+        where = (f"trainer.port={port}", f"trainer.node_rank={number}", f"hydra.run.dir={commands.folder}/run")
+        running.append(node.start(*NODES, *where, environment=secret))
+    ended = [each.wait() for each in running]
+    assert [each.code for each in ended] == [0, 0], ended
+    assert ended[1].text == ""
+    assert {row["worker"] for row in rows(commands.folder / "run" / "staleness.csv")} == {"0", "1"}
+
+
+def test_a_node_that_reaches_no_server_says_so(commands: Commands) -> None:
+    options = (*NODES, "strategy.seconds=0.3", "trainer.node_rank=1")
+    secret, advice = {"DOWNPOUR_TOKEN": "00" * 32}, "error: strategy: server 0 at 127.0.0.1:{} cannot be used{}"
+    port = free_port()
+    ended = commands.run(*options, f"trainer.port={port}", environment=secret)
+    assert (ended.code, ended.err) == (1, advice.format(port, " after 0.3 s: Connection refused\n"))
+    with running(partial(torch.optim.SGD, lr=0.1)) as connect:  # which knows another secret
+        port = connect(0).addresses[0][1]
+        ended = commands.run(*options, f"trainer.port={port}", environment=secret)
+    assert (ended.code, ended.err) == (1, advice.format(port, ": it has closed the connection\n"))
 
 
 def test_a_port_in_use(commands: Commands) -> None:
