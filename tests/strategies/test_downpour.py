@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,62 @@ def test_pushing_and_fetching_now_and_then(n_push: int, n_fetch: int, local: boo
         server = [p - alpha * a for p, a in zip(server, accrued, strict=True)]
         link.fetch(0, mine)
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, server, strict=True))
+
+
+def test_overlapped_pushes_come_in_order_a_step_later() -> None:
+    """With one worker each gradient but the first is one update old; and the order matters, for momentum."""
+    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    with running(make, 2) as connect, ThreadPoolExecutor(1) as pool:
+        link, mine = connect(0), [torch.nn.Parameter(t) for t in tensors(0)]
+        link.divide([mine])
+        link.create([mine])
+        remote = Remote(make(mine), 0, link, n_push=1, n_fetch=1, local_steps=True, pool=pool)
+        theirs = [torch.nn.Parameter(t) for t in tensors(0)]
+        optimizer = make(theirs)
+        for step in range(1, 13):
+            before = [t.detach().clone() for t in theirs]
+            for own, other, gradient in zip(mine, theirs, tensors(step), strict=True):
+                own.grad, other.grad = gradient, gradient.clone()
+            remote.step()
+            for own in mine:
+                assert own.grad is not None
+                own.grad.zero_()  # what is on its way is a copy
+            assert all(torch.equal(a, b) for a, b in zip(mine, before, strict=True)), step
+            optimizer.step()
+            if step % 6 == 0:  # as at the end of a round
+                remote.settle()
+                assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        for each in link.statistics()[0]:
+            assert each["staleness"] == [[0, 0, 2], [0, 1, 10]]
+
+
+def test_an_overlapped_push_is_not_waited_for() -> None:
+    make = partial(torch.optim.SGD, lr=0.1)
+    with running(make, workers=2, needed=2) as connect, ThreadPoolExecutor(1) as pool:
+        links, copies = [connect(0), connect(1)], [[torch.nn.Parameter(t) for t in tensors(0)] for _ in range(2)]
+        for link, own in zip(links, copies, strict=True):
+            link.divide([own])
+        links[0].create([copies[0]])
+        remote = Remote(make(copies[0]), 0, links[0], n_push=1, n_fetch=1, local_steps=True, pool=pool)
+        for own, gradient in zip(copies[0], tensors(1), strict=True):
+            own.grad = gradient
+        remote.step()  # the server answers when the other has pushed, too
+        links[1].push(0, tensors(2), copies[1])
+        remote.settle()
+        for own, other, start, one, two in zip(*copies, *map(tensors, range(3)), strict=True):
+            assert torch.equal(own, other)
+            assert torch.allclose(own, start - 0.05 * (one + two), atol=1e-6)
+
+
+def test_a_run_that_overlaps(tmp_path: Path) -> None:
+    """A whole run: counted and saved as ever."""
+    run = tmp_path / "run"
+    config = configuration(run, *DIGITS, "strategy=downpour", "strategy.overlap=true", "total_gradient_steps=40")
+    fit(config, run, 2)
+    assert checkpoint(run)["gradient_steps"] == 40
+    ages = {row["staleness"]: int(row["updates"]) for row in rows(run / "staleness.csv") if row["server"] == "0"}
+    rounds = 2 * 3  # of seven steps, an evaluation each twenty
+    assert ages == {"0": rounds, "1": 40 - rounds}
 
 
 def process(run: Path, role: str, rank: int = 0) -> list[int]:

@@ -98,8 +98,17 @@ class Link:
             self.ask(server, Kind.RESTORE, content=pack({"sets": state, "steps": {}}))
 
     @torch.no_grad()
-    def push(self, number: int, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor] | None) -> int:
+    def push(
+        self,
+        number: int,
+        gradients: Sequence[Tensor | None],
+        parameters: Sequence[Tensor] | None,
+        versions: Sequence[int] | None = None,
+    ) -> int:
         """Send gradients of optimizer `number`; given its parameters, replace them by what they are then.
+
+        Args:
+            versions: of the parameters that they were computed at, where these are not the newest that came.
 
         Returns:
             The gradient's staleness, the largest over the servers.
@@ -109,9 +118,9 @@ class Link:
         """
         parts = self.sets[number]
         wants = WANTS_PARAMETERS if parameters is not None else 0
-        for part in parts:
+        for part, version in zip(parts, versions or self.versions(number), strict=True):
             own = [gradients[i] for i in part.index]
-            self._send(part.server, Kind.PUSH, number, part.version, wants, parts=_staged(part.gradient, own))
+            self._send(part.server, Kind.PUSH, number, version, wants, parts=_staged(part.gradient, own))
         return max(self._updated(number, part, parameters) for part in parts)
 
     @torch.no_grad()
@@ -134,6 +143,10 @@ class Link:
             part.version = answer.b
             torch._foreach_copy_([parameters[i] for i in part.index], part.parameters.tensors)
         return answer.c
+
+    def versions(self, number: int) -> list[int]:
+        """Of the newest parameters of optimizer `number` that came, from each server."""
+        return [part.version for part in self.sets[number]]
 
     def capture(self) -> list[dict[str, Any]]:
         """The state of every server."""
