@@ -14,6 +14,8 @@ from downpour.strategies.messages import Kind, pack, unpack
 from downpour.strategies.parameter_server import WANTS_PARAMETERS
 from downpour.strategies.transport import Channel, Frame, Lost, Refused, connect
 
+SMALL = 1 << 16  # bytes: copying them takes less time than listing them
+
 
 class TooFew(Exception):
     """Fewer workers are left than an update takes."""
@@ -26,6 +28,7 @@ class Part:
     Attributes:
         index: which of them.
         gradient, parameters: staging for what is sent and what comes.
+        into: where the content of an answer goes.
         version: of the parameters that were fetched last.
     """
 
@@ -33,6 +36,7 @@ class Part:
     index: list[int]
     gradient: Block
     parameters: Block
+    into: dict[tuple[int, int], memoryview]
     version: int = 0
 
 
@@ -77,13 +81,15 @@ class Link:
     def divide(self, sets: Sequence[Sequence[Tensor]]) -> None:
         """Agree with the servers, without a word, on who keeps which parameters of each optimizer."""
         self.sets = []
-        for tensors in sets:
+        for number, tensors in enumerate(sets):
             shapes = [shape_of(tensor) for tensor in tensors]
             parts = []
             for server, index in enumerate(divide(shapes, len(self.channels))):
                 if index:
                     own = [shapes[i] for i in index]
-                    parts.append(Part(server, index, Block(own), Block(own)))
+                    arriving = Block(own)
+                    into: dict[tuple[int, int], memoryview] = {(Kind.DONE, number): arriving.buffer[: arriving.size]}
+                    parts.append(Part(server, index, Block(own), arriving, into))
             self.sets.append(parts)
 
     def create(self, sets: Sequence[Sequence[Tensor]]) -> None:
@@ -132,11 +138,10 @@ class Link:
             self._updated(number, part, parameters)
 
     def _updated(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
-        into: dict[tuple[int, int], memoryview] = {(Kind.DONE, number): part.parameters.buffer[: part.parameters.size]}
-        answer = self._receive(part.server, into)
+        answer = self._receive(part.server, part.into)
         while answer.kind == Kind.AWAIT:
             self._send(part.server, Kind.AWAIT, number, part.version, WANTS_PARAMETERS)
-            answer = self._receive(part.server, into)
+            answer = self._receive(part.server, part.into)
         if answer.kind == Kind.SHORT:
             raise TooFew
         if parameters is not None:
@@ -228,7 +233,11 @@ class Link:
 
 
 def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The gradients as buffers to send: as they are where that is what the block would hold."""
+    """The gradients as buffers to send: large ones as they are, where that is what the block would hold."""
+    if block.size < SMALL and not any([tensor is None for tensor in tensors]):
+        torch._foreach_copy_(block.tensors, tensors)  # type: ignore[arg-type]
+        block.mask[:] = b"\1" * len(tensors)
+        return (block.buffer,)
     kinds = {(t.dtype, t.device.type, t.is_contiguous()) if t is not None else None for t in tensors}
     if kinds in ({(torch.float32, "cpu", True)}, {(torch.float64, "cpu", True)}):
         return (*(t.detach().numpy() for t in tensors if t is not None), b"\1" * len(tensors))
