@@ -14,6 +14,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch import nn
 
 from downpour.strategies.board import Board
 from downpour.strategies.link import Link
-from downpour.strategies.parameter_server import ParameterServer
+from downpour.strategies.parameter_server import ParameterServer, ParameterSet
 from downpour.strategies.transport import listen, serve
 
 SIZES = {
@@ -41,7 +42,7 @@ def tensors(sizes: list[tuple[int, ...]]) -> list[torch.Tensor]:
 
 def framework_server(listener: socket.socket, token: bytes, workers: int) -> None:
     torch.set_num_threads(1)
-    server = ParameterServer(optimizer, Board(workers, 60), bound=None, aware=False)
+    server = ParameterServer(Board(workers, 60), partial(ParameterSet, make_optimizer=optimizer, bound=None))
     serve(listener, token, server.serve)
 
 

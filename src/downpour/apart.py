@@ -56,7 +56,8 @@ def be_server(config: Mapping[str, Any], listener: socket.socket) -> None:
     hardware = build(config["trainer"])
     torch.set_num_threads(hardware.threads or torch.get_num_threads())
     strategy = experiment.build_strategy(config, hardware)
-    server = strategy.server(hardware.world_size, lambda parameters: experiment.build_optimizer(config, parameters))
+    in_step = strategy.in_step(hardware.world_size)
+    server = strategy.server(hardware.world_size, lambda own: experiment.build_optimizer(config, own, in_step))
     serve(listener, token_of_this_run(), server.serve)
 
 

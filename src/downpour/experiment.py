@@ -222,10 +222,12 @@ def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Any, in_step: int = 1) -> Optimizer:
-    """The optimizer of a checked configuration, its step size on the configuration's schedule."""
+    """The optimizer of a checked configuration, its step size on the configuration's schedule.
+
+    Args:
+        in_step: copies of the weights whose batches make one step together.
+    """
     optimizer = build_group(config, "optimizer", params=parameters)
-    if not config.get("schedule"):  # a run from before there were schedules
-        return optimizer
     return follow(optimizer, build_schedule(config, in_step))
 
 
@@ -240,7 +242,7 @@ def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
     planned = data.planned_batches(settings_of(config["data"]), config[length_key(config)], in_step)
     if planned is not None:
         planned *= algorithm.steps_each(settings_of(config["algo"]))
-    return build(config["schedule"], ranks=process()[1] or 1, planned=planned)
+    return build(config["schedule"], copies=in_step, planned=planned)
 
 
 def seed_all(seed: int) -> None:

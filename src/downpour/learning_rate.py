@@ -18,7 +18,7 @@ class Constant:
 
     def __init__(
         self,
-        ranks: int = 1,
+        copies: int = 1,
         planned: int | None = None,
         *,
         warmup: NonNegativeInt = 0,
@@ -26,13 +26,14 @@ class Constant:
     ):
         """
         Args:
-            ranks: processes of the run.
+            copies: of the weights, each with its own batch, that make a gradient step together: as many as there are
+                ranks where each has all weights and they wait for each other.
             planned: gradient steps of the whole run, where they are known beforehand.
             warmup: gradient steps over which the step size rises from nothing (linearly; Goyal et al. 2017, 2.2).
-            scale_with: `ranks` multiplies it by their number, as N ranks make one step of an N times larger batch
-                (Goyal et al. 2017, 2.1).
+            scale_with: `ranks` multiplies it by the number of copies, as N of them make one step of an N times larger
+                batch (Goyal et al. 2017, 2.1).
         """
-        self.planned, self.warmup, self.scale = planned, warmup, ranks if scale_with == "ranks" else 1
+        self.planned, self.warmup, self.scale = planned, warmup, copies if scale_with == "ranks" else 1
 
     def shape(self, step: int) -> float:
         """The factor for gradient step `step` (the first is 0), before warm-up and scaling."""

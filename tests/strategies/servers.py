@@ -4,14 +4,16 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from downpour.strategies.board import Board
+from downpour.strategies.gathering import Gathering
 from downpour.strategies.link import Link
-from downpour.strategies.parameter_server import ParameterServer
+from downpour.strategies.parameter_server import ParameterServer, ParameterSet
 from downpour.strategies.transport import listen, serve
 
 SIZES = ((7, 5), (5,), (3, 5), (3,), (11, 2))
@@ -19,17 +21,23 @@ SIZES = ((7, 5), (5,), (3, 5), (3,), (11, 2))
 
 @contextmanager
 def running(
-    make_optimizer: Callable[[Any], Any], count: int = 1, workers: int = 1, **options: Any
+    make_optimizer: Callable[[Any], Any], count: int = 1, workers: int = 1, needed: int | None = None, **options: Any
 ) -> Iterator[Callable[[int], Link]]:
-    """Start `count` servers; yields what connects worker `rank` to them."""
+    """Start `count` servers, whose updates take `needed` gradients or each that comes; yields what connects worker
+    `rank` to them.
+    """
     token = secrets.token_bytes(32)
-    options = {"bound": None, "aware": False, **options}
     addresses, links, listeners = [], [], []
     for _ in range(count):
         listener = listen("127.0.0.1", None)
         addresses.append(listener.getsockname()[:2])
         listeners.append(listener)
-        server = ParameterServer(make_optimizer, Board(workers, 20), **options)
+        board = Board(workers, 20)
+        if needed is None:
+            make_set: Any = partial(ParameterSet, make_optimizer=make_optimizer, **{"bound": None, **options})
+        else:
+            make_set = partial(Gathering, make_optimizer=make_optimizer, board=board, needed=needed)
+        server = ParameterServer(board, make_set)
         threading.Thread(target=_serve, args=(listener, token, server.serve), daemon=True).start()
 
     def connect(rank: int, token: bytes = token) -> Link:

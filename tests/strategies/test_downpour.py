@@ -2,9 +2,11 @@
 
 import json
 import os
+import secrets
 import signal
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tests.commands import ROOT, SMALL, Commands, checkpoint, rows
+from tests.ranks import free_port
 from tests.strategies.servers import running, tensors
 from tests.supervised import configuration, train
 from tests.training import QUIET, composed
@@ -114,6 +117,62 @@ def test_pushing_and_fetching_now_and_then(n_push: int, n_fetch: int, local: boo
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(mine, server, strict=True))
 
 
+def test_overlapped_pushes_come_in_order_a_step_later() -> None:
+    """With one worker each gradient but the first is one update old; and the order matters, for momentum."""
+    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+    with running(make, 2) as connect, ThreadPoolExecutor(1) as pool:
+        link, mine = connect(0), [torch.nn.Parameter(t) for t in tensors(0)]
+        link.divide([mine])
+        link.create([mine])
+        remote = Remote(make(mine), 0, link, n_push=1, n_fetch=1, local_steps=True, pool=pool)
+        theirs = [torch.nn.Parameter(t) for t in tensors(0)]
+        optimizer = make(theirs)
+        for step in range(1, 13):
+            before = [t.detach().clone() for t in theirs]
+            for own, other, gradient in zip(mine, theirs, tensors(step), strict=True):
+                own.grad, other.grad = gradient, gradient.clone()
+            remote.step()
+            for own in mine:
+                assert own.grad is not None
+                own.grad.zero_()  # what is on its way is a copy
+            assert all(torch.equal(a, b) for a, b in zip(mine, before, strict=True)), step
+            optimizer.step()
+            if step % 6 == 0:  # as at the end of a round
+                remote.settle()
+                assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        for each in link.statistics()[0]:
+            assert each["staleness"] == [[0, 0, 2], [0, 1, 10]]
+
+
+def test_an_overlapped_push_is_not_waited_for() -> None:
+    make = partial(torch.optim.SGD, lr=0.1)
+    with running(make, workers=2, needed=2) as connect, ThreadPoolExecutor(1) as pool:
+        links, copies = [connect(0), connect(1)], [[torch.nn.Parameter(t) for t in tensors(0)] for _ in range(2)]
+        for link, own in zip(links, copies, strict=True):
+            link.divide([own])
+        links[0].create([copies[0]])
+        remote = Remote(make(copies[0]), 0, links[0], n_push=1, n_fetch=1, local_steps=True, pool=pool)
+        for own, gradient in zip(copies[0], tensors(1), strict=True):
+            own.grad = gradient
+        remote.step()  # the server answers when the other has pushed, too
+        links[1].push(0, tensors(2), copies[1])
+        remote.settle()
+        for own, other, start, one, two in zip(*copies, *map(tensors, range(3)), strict=True):
+            assert torch.equal(own, other)
+            assert torch.allclose(own, start - 0.05 * (one + two), atol=1e-6)
+
+
+def test_a_run_that_overlaps(tmp_path: Path) -> None:
+    """A whole run: counted and saved as ever."""
+    run = tmp_path / "run"
+    config = configuration(run, *DIGITS, "strategy=downpour", "strategy.overlap=true", "total_gradient_steps=40")
+    fit(config, run, 2)
+    assert checkpoint(run)["gradient_steps"] == 40
+    ages = {row["staleness"]: int(row["updates"]) for row in rows(run / "staleness.csv") if row["server"] == "0"}
+    rounds = 2 * 3  # of seven steps, an evaluation each twenty
+    assert ages == {"0": rounds, "1": 40 - rounds}
+
+
 def process(run: Path, role: str, rank: int = 0) -> list[int]:
     """The process of a run that is a server or a worker."""
     found = []
@@ -183,6 +242,35 @@ def test_workers_and_servers_that_die(commands: Commands) -> None:
             break
         time.sleep(0.1)
     assert not process(run, "worker", 1)
+
+
+NODES = (*SMALL, "algo=dqn", "strategy=downpour", "strategy.seconds=20", "trainer=multi_node", "trainer.devices=1")
+
+
+def test_two_nodes(commands: Commands) -> None:
+    port, secret = free_port(), {"DOWNPOUR_TOKEN": secrets.token_hex(32)}
+    nodes = [Commands(commands.folder / name) for name in ("node0", "node1")]
+    running = []
+    for number, node in enumerate(nodes):
+        node.folder.mkdir()
+        where = (f"trainer.port={port}", f"trainer.node_rank={number}", f"hydra.run.dir={commands.folder}/run")
+        running.append(node.start(*NODES, *where, environment=secret))
+    ended = [each.wait() for each in running]
+    assert [each.code for each in ended] == [0, 0], ended
+    assert ended[1].text == ""
+    assert {row["worker"] for row in rows(commands.folder / "run" / "staleness.csv")} == {"0", "1"}
+
+
+def test_a_node_that_reaches_no_server_says_so(commands: Commands) -> None:
+    options = (*NODES, "strategy.seconds=0.3", "trainer.node_rank=1")
+    secret, advice = {"DOWNPOUR_TOKEN": "00" * 32}, "error: strategy: server 0 at 127.0.0.1:{} cannot be used{}"
+    port = free_port()
+    ended = commands.run(*options, f"trainer.port={port}", environment=secret)
+    assert (ended.code, ended.err) == (1, advice.format(port, " after 0.3 s: Connection refused\n"))
+    with running(partial(torch.optim.SGD, lr=0.1)) as connect:  # which knows another secret
+        port = connect(0).addresses[0][1]
+        ended = commands.run(*options, f"trainer.port={port}", environment=secret)
+    assert (ended.code, ended.err) == (1, advice.format(port, ": it has closed the connection\n"))
 
 
 def test_a_port_in_use(commands: Commands) -> None:

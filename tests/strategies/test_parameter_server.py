@@ -99,6 +99,40 @@ def test_captured_and_restored() -> None:
         assert link.capture()[0]["sets"][0]["version"] == 4
 
 
+@pytest.mark.parametrize("large", [1, 200])
+def test_whatever_comes_after_whatever(large: int) -> None:
+    """Where the next content goes is guessed from the last; a wrong guess costs nothing but a copy."""
+    rng = random.Random(large)
+    sizes = [[(large, 5), (3,)], [(large, 400), (2,)], [(1,)]]
+    with running(partial(torch.optim.SGD, lr=0.5), workers=2) as connect:
+        link, other = connect(0), connect(1)
+        mine = [tensors(number, own) for number, own in enumerate(sizes)]
+        truth = [[t.clone() for t in own] for own in mine]
+        link.divide(mine)
+        link.create(mine)
+        posted = []
+        for event in range(60):
+            what, number = rng.choice(["push", "fetch", "post", "collect", "report"]), rng.randrange(3)
+            if what == "push":
+                gradients = tensors(100 + event, sizes[number])
+                link.push(number, gradients, mine[number])
+                truth[number] = [t - 0.5 * g for t, g in zip(truth[number], gradients, strict=True)]
+            elif what == "fetch":
+                link.fetch(number, mine[number])
+            elif what == "post":
+                posted.append([event] * rng.randrange(large * 50))
+                link.post(0, posted[-1])
+            elif what == "collect":
+                assert [item for _, item in link.collect(0)] == posted
+                posted = []
+            else:
+                other.report(event, 1)
+                link.report(1, 1)
+                assert link.others.steps == event
+            for own, theirs in zip(mine, truth, strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True)), (event, what)
+
+
 def test_a_stranger_is_refused() -> None:
     with running(OPTIMIZERS["sgd"]) as connect:
         with pytest.raises(Failed, match=r"strategy: server 0 at .* cannot be used: it has closed the conn"):

@@ -15,7 +15,7 @@ from downpour.failures import FAILED, Failed
 from downpour.run import Run, process
 from downpour.strategies.base import Parallelism
 from downpour.strategies.board import EPISODES, STATE
-from downpour.strategies.launch import launch
+from downpour.strategies.launch import LEAVING_SECONDS, launch
 from downpour.strategies.link import Link
 from downpour.trainer import Hardware
 
@@ -30,9 +30,12 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
 
     Attributes:
         link: to the servers.
+        reports_epochs: the workers make each step together, so each leaves its part of a checkpoint when an evaluation
+            is due: a moment later it may wait for rank 0 and say nothing.
     """
 
     launch = staticmethod(launch)
+    reports_epochs = False
     link: Link
     run: Run
 
@@ -78,7 +81,15 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         module.load_state_dict(published["weights"])
         if self.run.rank in published["ranks"]:
             restore_rank(published["ranks"][self.run.rank], module.trainer.datamodule, module)
-        self.link.report(*self.progress(module.trainer.datamodule, module))
+        self.report()
+
+    def in_step(self, ranks: int) -> int:
+        return 1
+
+    def report(self) -> list[tuple[int, str]]:
+        """Tell the servers how far this worker is, and hear of the others; see `Link.report`."""
+        module: Any = self.lightning_module
+        return self.link.report(*self.progress(module.trainer.datamodule, module))
 
     def progress(self, data: Any, algorithm: Any) -> tuple[int, int]:
         """Steps of the stream and of the optimizer that this rank adds to those of the others."""
@@ -113,7 +124,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
     def teardown(self) -> None:
         with contextlib.suppress(Failed):  # of a server that has gone there is no leave to take
             if self.run.rank == 0:
-                self.link.stop()
+                self.link.stop(LEAVING_SECONDS)
             self.link.leave(self._reason)
         super().teardown()
 
@@ -126,7 +137,7 @@ class Exchange(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         link, data = self.strategy.link, trainer.datamodule
-        for worker, reason in link.report(*self.strategy.progress(data, pl_module)):
+        for worker, reason in self.strategy.report():
             if reason:
                 log.warning("worker %d has gone (%s): the run goes on without it", worker, reason)
         if self.strategy.run.rank == 0:
@@ -141,6 +152,8 @@ class Exchange(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         if self.strategy.run.rank == 0:
             self.strategy.snapshot()
+        elif self.strategy.reports_epochs:
+            self._post_state(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if self.strategy.run.rank:

@@ -27,6 +27,10 @@ class Parallelism:
         self.seconds: dict[str, float] = {}
         self.traffic = 0.0
 
+    def in_step(self, ranks: int) -> int:
+        """Copies of the weights, each with its own batch, that make a gradient step together; of so many ranks."""
+        return ranks // self.ranks_per_replica
+
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
         """Before anything is started.
 

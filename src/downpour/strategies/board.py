@@ -18,6 +18,8 @@ class Board:
         steps: worker -> (steps of its stream, gradient steps).
         gone: worker -> why it went, empty if it was done.
         stopping: rank 0 has ended.
+        over: rank 0 has gone, or a worker has because the run has had all its steps.
+        blocked: workers that wait for a step of the others, and can say nothing meanwhile.
     """
 
     def __init__(self, workers: int, seconds: float):
@@ -32,7 +34,9 @@ class Board:
         self._told: set[int] = set()
         self._boxes: dict[int, dict[int, list[memoryview]]] = {EPISODES: {}, STATE: {}}
         self._answered = dict.fromkeys(range(workers), 0)
-        self._asked, self.stopping = 0, False
+        self._asked, self.stopping, self.over = 0, False, False
+        self.blocked: set[int] = set()
+        self._present: set[int] = set()
         self._published: memoryview | None = None
         self._changed = threading.Condition()
 
@@ -40,6 +44,14 @@ class Board:
         """A worker goes, and why; without a reason, because it is done."""
         with self._changed:
             self.gone.setdefault(worker, reason)
+            self._present.discard(worker)
+            self.over |= worker == 0 or not self.gone[worker]
+            self._changed.notify_all()
+
+    def block(self, worker: int, blocked: bool) -> None:
+        """A worker begins, or ends, to wait for the others."""
+        with self._changed:
+            (self.blocked.add if blocked else self.blocked.discard)(worker)
             self._changed.notify_all()
 
     def attend(
@@ -54,6 +66,7 @@ class Board:
         Args:
             into: see `Channel.receive`.
         """
+        self._present.add(worker)
         try:
             while True:
                 frame = channel.receive(into)
@@ -88,7 +101,10 @@ class Board:
         elif kind == Kind.JOIN:
             self._join(channel)
         elif kind == Kind.STOP:
-            self.stopping = True
+            with self._changed:
+                self.stopping = self.over = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._present <= {0}, a)
             channel.send(Kind.DONE)
         else:
             raise ValueError(f"a frame of kind {kind}")
@@ -130,7 +146,8 @@ class Board:
             channel.send(Kind.DONE, worker, parts=(part,))
 
     def _missing(self) -> list[int]:
-        return [w for w in range(1, self.workers) if w not in self.gone and self._answered[w] < self._asked]
+        deaf = self.gone.keys() | self.blocked
+        return [w for w in range(1, self.workers) if w not in deaf and self._answered[w] < self._asked]
 
     def _join(self, channel: Channel) -> None:
         with self._changed:

@@ -85,6 +85,11 @@ class Coordinator:
                 (self._loss,) = content.cast("d")
                 self._changed.notify_all()
             channel.send(Kind.DONE)
+        elif kind == Kind.STOP:
+            with self._changed:
+                self.board.stopping = True
+                self._changed.notify_all()
+            return False
         elif kind == Kind.STATISTICS:
             channel.send(Kind.DONE, parts=(pack({"evaluations": self.evaluations, "reissued": self.reissued}),))
         else:

@@ -1,10 +1,13 @@
 """Downpour SGD (Dean et al. 2012, section 4.1): (3)-(4) of the lecture, by workers that do not wait for each other."""
 
+import contextlib
 import csv
 import io
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,10 +16,11 @@ from torch.optim import Optimizer
 
 from downpour.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, locate
 from downpour.directory import write_text
+from downpour.failures import Failed
 from downpour.optimizers import needs_closure
 from downpour.strategies.asynchronous import Asynchronous
 from downpour.strategies.board import Board
-from downpour.strategies.parameter_server import OptimizerFactory, ParameterServer
+from downpour.strategies.parameter_server import OptimizerFactory, ParameterServer, ParameterSet
 from downpour.strategies.remote import Remote
 from downpour.trainer import Hardware
 
@@ -42,6 +46,7 @@ class Downpour(Asynchronous):
         n_push: PositiveInt = 1,
         n_fetch: PositiveInt = 1,
         local_steps: bool = True,
+        overlap: bool = False,
         staleness_aware: bool = False,
         max_staleness: NonNegativeInt | None = None,
         seconds: PositiveFloat = 60.0,
@@ -52,20 +57,23 @@ class Downpour(Asynchronous):
             n_push: gradient steps between two pushes, of the sum of their gradients.
             n_fetch: gradient steps between two fetches.
             local_steps: between two fetches, a worker also steps its own copy.
+            overlap: push and fetch while the next gradient is computed. What comes is used a step later, so a gradient
+                is one update staler; a round still ends when all has come.
             staleness_aware: divide the step size by the staleness of the gradient (Zhang et al. 2016).
             max_staleness: drop gradients that are staler than this; null: none.
             seconds: longest wait for a server, and for what rank 0 asks the others for.
         """
         super().__init__(hardware, servers=servers, seconds=seconds)
         self.n_push, self.n_fetch, self.local_steps = n_push, n_fetch, local_steps
+        self.pool = ThreadPoolExecutor(1) if overlap else None
         self.aware, self.bound = staleness_aware, max_staleness
         self._captured: tuple[tuple[int, int], list[dict[str, Any]]] | None = None
         self._recorded: Counter[int] = Counter()
 
     def server(self, workers: int, make_optimizer: OptimizerFactory) -> ParameterServer:
         """What one of its server processes runs."""
-        board = Board(workers, self.longest_wait)
-        return ParameterServer(make_optimizer, board, bound=self.bound, aware=self.aware)
+        make_set = partial(ParameterSet, make_optimizer=make_optimizer, bound=self.bound, aware=self.aware)
+        return ParameterServer(Board(workers, self.longest_wait), make_set)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
         super().check(algorithm, data, config)
@@ -83,6 +91,7 @@ class Downpour(Asynchronous):
             self._sets.append(optimizer.param_groups[0]["params"])
         self.link.divide(self._sets)
         options: dict[str, Any] = {"n_push": self.n_push, "n_fetch": self.n_fetch, "local_steps": self.local_steps}
+        options["pool"] = self.pool
         self.optimizers = [Remote(o, number, self.link, **options) for number, o in enumerate(self.optimizers)]
         if self.is_global_zero:
             self.link.create(self._sets)
@@ -97,6 +106,25 @@ class Downpour(Asynchronous):
         output = super().optimizer_step(*args, **kwargs)
         self.seconds["communicating"] += time.perf_counter() - begin
         return output
+
+    def report(self) -> list[tuple[int, str]]:
+        self._settle()
+        return super().report()
+
+    def teardown(self) -> None:
+        with contextlib.suppress(Failed):
+            self._settle()
+        super().teardown()
+
+    def _settle(self) -> None:
+        module: Any = self.lightning_module
+        begin = time.perf_counter()
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, Remote):
+                optimizer.settle()
+        spent = time.perf_counter() - begin
+        module.learning_seconds += spent
+        self.seconds["communicating"] += spent
 
     def flush(self) -> None:
         for optimizer in self.optimizers:

@@ -32,7 +32,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
 
     Raises:
         ConfigError: a port is in use, or the nodes have no common secret.
-        Failed: rank 0 or a server failed, or a signal stopped the run.
+        Failed: rank 0 or a server failed, on another node a worker did; or a signal stopped the run.
     """
     if hardware.nodes > 1 and not os.environ.get(TOKEN):
         advice = f"several nodes need a common secret: set {TOKEN} to the same 64 hexadecimal digits on all"
@@ -63,6 +63,8 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
             _watch(workers, servers, asked)
             if 0 in workers:
                 _conclude(workers[0], servers, scratch, directory, asked)
+            else:
+                _conclude_elsewhere(workers, scratch, directory, asked)
         finally:
             _end([*workers.values()], servers)
 
@@ -154,6 +156,20 @@ def _conclude(
         chief.kill()
         chief.wait()
     raise first(scratch, {0: chief.returncode}, directory, only=0)
+
+
+def _conclude_elsewhere(
+    workers: Mapping[int, "subprocess.Popen[bytes]"], scratch: Path, directory: Path, asked: list[int]
+) -> None:
+    """Say how the workers of a node without rank 0 ended.
+
+    Raises:
+        Failed: one of them did not get to the end of the run.
+    """
+    if asked:
+        raise answer(scratch, asked[0], directory)
+    if codes := {rank: worker.returncode for rank, worker in workers.items() if worker.returncode}:
+        raise first(scratch, codes, directory)
 
 
 def _end(workers: list["subprocess.Popen[bytes]"], servers: list["subprocess.Popen[bytes]"]) -> None:

@@ -14,6 +14,12 @@ from downpour.strategies.messages import Kind, pack, unpack
 from downpour.strategies.parameter_server import WANTS_PARAMETERS
 from downpour.strategies.transport import Channel, Frame, Lost, Refused, connect
 
+SMALL = 1 << 16  # bytes: copying them takes less time than listing them
+
+
+class TooFew(Exception):
+    """Fewer workers are left than an update takes."""
+
 
 @dataclass
 class Part:
@@ -22,6 +28,7 @@ class Part:
     Attributes:
         index: which of them.
         gradient, parameters: staging for what is sent and what comes.
+        into: where the content of an answer goes.
         version: of the parameters that were fetched last.
     """
 
@@ -29,6 +36,7 @@ class Part:
     index: list[int]
     gradient: Block
     parameters: Block
+    into: dict[tuple[int, int], memoryview]
     version: int = 0
 
 
@@ -61,7 +69,7 @@ class Link:
                 self.channels.append(connect(address, token, seconds))
             except (Lost, Refused) as error:
                 wait = f" after {seconds:g} s" if isinstance(error, Lost) else ""
-                raise self._lost(number, f"cannot be used{wait}: {error}") from None
+                raise self._lost(number, f"cannot be used{wait}: {error}", lost=False) from None
             self._send(number, Kind.HELLO, rank)
 
     def take_traffic(self) -> int:
@@ -73,13 +81,15 @@ class Link:
     def divide(self, sets: Sequence[Sequence[Tensor]]) -> None:
         """Agree with the servers, without a word, on who keeps which parameters of each optimizer."""
         self.sets = []
-        for tensors in sets:
+        for number, tensors in enumerate(sets):
             shapes = [shape_of(tensor) for tensor in tensors]
             parts = []
             for server, index in enumerate(divide(shapes, len(self.channels))):
                 if index:
                     own = [shapes[i] for i in index]
-                    parts.append(Part(server, index, Block(own), Block(own)))
+                    arriving = Block(own)
+                    into: dict[tuple[int, int], memoryview] = {(Kind.DONE, number): arriving.buffer[: arriving.size]}
+                    parts.append(Part(server, index, Block(own), arriving, into))
             self.sets.append(parts)
 
     def create(self, sets: Sequence[Sequence[Tensor]]) -> None:
@@ -94,17 +104,29 @@ class Link:
             self.ask(server, Kind.RESTORE, content=pack({"sets": state, "steps": {}}))
 
     @torch.no_grad()
-    def push(self, number: int, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor] | None) -> int:
+    def push(
+        self,
+        number: int,
+        gradients: Sequence[Tensor | None],
+        parameters: Sequence[Tensor] | None,
+        versions: Sequence[int] | None = None,
+    ) -> int:
         """Send gradients of optimizer `number`; given its parameters, replace them by what they are then.
+
+        Args:
+            versions: of the parameters that they were computed at, where these are not the newest that came.
 
         Returns:
             The gradient's staleness, the largest over the servers.
+
+        Raises:
+            TooFew: the servers wait for more gradients than can come.
         """
         parts = self.sets[number]
         wants = WANTS_PARAMETERS if parameters is not None else 0
-        for part in parts:
+        for part, version in zip(parts, versions or self.versions(number), strict=True):
             own = [gradients[i] for i in part.index]
-            self._send(part.server, Kind.PUSH, number, part.version, wants, parts=_staged(part.gradient, own))
+            self._send(part.server, Kind.PUSH, number, version, wants, parts=_staged(part.gradient, own))
         return max(self._updated(number, part, parameters) for part in parts)
 
     @torch.no_grad()
@@ -116,11 +138,20 @@ class Link:
             self._updated(number, part, parameters)
 
     def _updated(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
-        answer = self._receive(part.server, {(Kind.DONE, number): part.parameters.buffer[: part.parameters.size]})
+        answer = self._receive(part.server, part.into)
+        while answer.kind == Kind.AWAIT:
+            self._send(part.server, Kind.AWAIT, number, part.version, WANTS_PARAMETERS)
+            answer = self._receive(part.server, part.into)
+        if answer.kind == Kind.SHORT:
+            raise TooFew
         if parameters is not None:
             part.version = answer.b
             torch._foreach_copy_([parameters[i] for i in part.index], part.parameters.tensors)
         return answer.c
+
+    def versions(self, number: int) -> list[int]:
+        """Of the newest parameters of optimizer `number` that came, from each server."""
+        return [part.version for part in self.sets[number]]
 
     def capture(self) -> list[dict[str, Any]]:
         """The state of every server."""
@@ -167,9 +198,10 @@ class Link:
             pass
         return unpack(answer.content) if answer.content else None
 
-    def stop(self) -> None:
-        """Have the others end."""
-        self.ask(0, Kind.STOP)
+    def stop(self, seconds: int = 0) -> None:
+        """Have the others end; wait so long for them to leave."""
+        for server in reversed(range(len(self.channels))):  # server 0 last: it is where all look
+            self.ask(server, Kind.STOP, 0 if server else seconds)
 
     def leave(self, reason: str = "") -> None:
         """Go, and say why if it is too early."""
@@ -195,13 +227,17 @@ class Link:
         except Lost as error:
             raise self._lost(server, f"has gone ({error})") from None
 
-    def _lost(self, server: int, what: str) -> Failed:
+    def _lost(self, server: int, what: str, lost: bool = True) -> Failed:
         host, port = self.addresses[server]
-        return Failed(1, f"strategy: server {server} at {host}:{port} {what}", lost=True)
+        return Failed(1, f"strategy: server {server} at {host}:{port} {what}", lost=lost)
 
 
 def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The gradients as buffers to send: as they are where that is what the block would hold."""
+    """The gradients as buffers to send: large ones as they are, where that is what the block would hold."""
+    if block.size < SMALL and not any([tensor is None for tensor in tensors]):
+        torch._foreach_copy_(block.tensors, tensors)  # type: ignore[arg-type]
+        block.mask[:] = b"\1" * len(tensors)
+        return (block.buffer,)
     kinds = {(t.dtype, t.device.type, t.is_contiguous()) if t is not None else None for t in tensors}
     if kinds in ({(torch.float32, "cpu", True)}, {(torch.float64, "cpu", True)}):
         return (*(t.detach().numpy() for t in tensors if t is not None), b"\1" * len(tensors))

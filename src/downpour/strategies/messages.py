@@ -23,12 +23,14 @@ class Kind(IntEnum):
     COLLECT = 11  # box, number, whether to wait for all
     PUBLISH = 12
     JOIN = 13
-    STOP = 14
+    STOP = 14  # longest wait for the others to leave
     LEAVE = 15
     EVALUATE = 16  # Sandblaster's: version, gradient step, portion or how many
     TASK = 17
     RESULT = 18
     FINISH = 19
+    AWAIT = 20  # set, version: whether it has been superseded; as an answer: not yet, ask again
+    SHORT = 21  # as an answer: too few workers are left to make an update
 
 
 def pack(value: Any) -> memoryview:

@@ -58,6 +58,10 @@ class ParameterSet:
         if self.bound is not None and staleness > self.bound:
             self.dropped += 1
             return staleness, False
+        self._step(gradient, staleness)
+        return staleness, True
+
+    def _step(self, gradient: Block, staleness: int) -> None:
         for parameter, value, counts in zip(self.parameters, gradient.tensors, gradient.mask, strict=True):
             parameter.grad = value if counts else None
         if self.aware and staleness > 1:
@@ -65,7 +69,13 @@ class ParameterSet:
         else:
             self.optimizer.step()
         self.version += 1
-        return staleness, True
+
+    def settle(self, fetched: int, worker: int) -> Kind:
+        """What to answer to a gradient of version `fetched`, when; hold the lock."""
+        return Kind.DONE
+
+    def wake(self) -> None:
+        """Look again whether whoever waits has something to wait for."""
 
     def _shorter_step(self, staleness: int) -> None:
         full = [group["lr"] for group in self.optimizer.param_groups]
@@ -101,8 +111,12 @@ class ParameterSet:
 class ParameterServer:
     """One of the servers of a run. Server 0 also keeps the board, on which its workers leave word for each other."""
 
-    def __init__(self, make_optimizer: OptimizerFactory, board: Board, *, bound: int | None, aware: bool):
-        self.make_optimizer, self.board, self.bound, self.aware = make_optimizer, board, bound, aware
+    def __init__(self, board: Board, make_set: Callable[[Sequence[Shape]], ParameterSet]):
+        """
+        Args:
+            make_set: what keeps parameters of these shapes.
+        """
+        self.board, self.make_set = board, make_set
         self.sets: list[ParameterSet | None] = []
 
     def serve(self, channel: Channel) -> None:
@@ -113,7 +127,10 @@ class ParameterServer:
         replies: dict[int, memoryview] = {}
 
         def answer(frame: Frame) -> bool:
-            if frame.kind != Kind.PUSH and frame.kind != Kind.FETCH:
+            if frame.kind == Kind.STOP:
+                self.board.over = True
+                self._wake()
+            if frame.kind not in (Kind.PUSH, Kind.FETCH, Kind.AWAIT):
                 return self._keep(channel, frame)
             number = frame.a
             if number not in blocks:
@@ -127,6 +144,12 @@ class ParameterServer:
             return True
 
         self.board.attend(channel, worker, answer, into)
+        self._wake()
+
+    def _wake(self) -> None:
+        for own in self.sets:
+            if own is not None:
+                own.wake()
 
     def set(self, number: int) -> ParameterSet:
         """The parameters of optimizer `number`."""
@@ -137,22 +160,24 @@ class ParameterServer:
     def _exchange(self, channel: Channel, worker: int, frame: Frame, block: Block, reply: memoryview) -> None:
         _, number, fetched, wants, _, _ = frame
         own = self.set(number)
-        staleness, applied = 0, True
+        kind, staleness, applied = Kind.DONE, 0, True
         with own.lock:
             if frame.kind == Kind.PUSH:
                 staleness, applied = own.apply(block, fetched, worker)
+            if frame.kind != Kind.FETCH:
+                kind = own.settle(fetched, worker)
+            wants = wants and kind == Kind.DONE
             version = own.version
             if wants:  # what is sent must not change on the way
                 reply[:] = own.block.buffer[: own.block.size]
-        channel.send(Kind.DONE, number, version, staleness, applied, (reply,) if wants else ())
+        channel.send(kind, number, version, staleness, applied, (reply,) if wants else ())
 
     def _keep(self, channel: Channel, frame: Frame) -> bool:
         if frame.kind == Kind.CREATE:
             self.sets = []
             for shapes in unpack(frame.content):
                 known = [Shape(tuple(size), dtype) for size, dtype in shapes]
-                own = ParameterSet(known, self.make_optimizer, bound=self.bound, aware=self.aware) if known else None
-                self.sets.append(own)
+                self.sets.append(self.make_set(known) if known else None)
             channel.send(Kind.DONE)
         elif frame.kind == Kind.CAPTURE:
             sets = [own and own.capture() for own in self.sets]

@@ -1,6 +1,7 @@
 """An optimizer whose steps are made elsewhere."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import torch
@@ -16,20 +17,36 @@ class Remote(Optimizer):
     Zeroing and clipping gradients, and what reads `param_groups`, work as with any optimizer.
     """
 
-    def __init__(self, local: Optimizer, number: int, link: Link, *, n_push: int, n_fetch: int, local_steps: bool):
+    def __init__(
+        self,
+        local: Optimizer,
+        number: int,
+        link: Link,
+        *,
+        n_push: int,
+        n_fetch: int,
+        local_steps: bool,
+        pool: Executor | None = None,
+    ):
         """
         Args:
             local: the optimizer that the rule would have, for steps between two fetches.
             number: of the rule's optimizers.
             n_push, n_fetch, local_steps: see `Downpour`.
+            pool: of one thread, which pushes and fetches while the next gradient is computed; what it has fetched comes
+                into use at the step after. Nothing else may use the link before `settle`.
         """
         super().__init__([p for group in local.param_groups for p in group["params"]], {})
         self.local, self.number, self.link = local, number, link
         self.n_push, self.n_fetch, self.local_steps = n_push, n_fetch, local_steps
         self.parameters: list[Tensor] = self.param_groups[0]["params"]
         self.param_groups = local.param_groups
-        self.steps = 0
+        self.steps, self.pool = 0, pool
         self._accrued: list[Tensor | None] | None = None
+        self._job: Future[Any] | None = None  # the exchange that is under way
+        self._arriving = [torch.empty_like(p, device="cpu") for p in self.parameters] if pool else []
+        self._fetches = False  # whether it brings parameters
+        self._at: list[int] | None = None  # the versions of the parameters when it began
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -38,12 +55,16 @@ class Remote(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        at = self._at if self._job else None
+        self.settle()
         self.steps += 1
         push, fetch = self.steps % self.n_push == 0, self.steps % self.n_fetch == 0
         gradients = [p.grad for p in self.parameters]
         if self._accrued is not None:
             gradients = [_sum(old, new) for old, new in zip(self._accrued, gradients, strict=True)]
-        if push:
+        if self.pool and (push or fetch):
+            self._begin(self.pool, gradients if push else None, fetch, at)
+        elif push:
             self.link.push(self.number, gradients, self.parameters if fetch else None)
         elif fetch:
             self.link.fetch(self.number, self.parameters)
@@ -52,8 +73,28 @@ class Remote(Optimizer):
             self.local.step()
         return loss
 
+    def _begin(self, pool: Executor, gradients: list[Tensor | None] | None, fetch: bool, at: list[int] | None) -> None:
+        """Start an exchange, with a copy of the gradients, that were computed `at` versions (None: the newest here)."""
+        self._at, self._fetches = self.link.versions(self.number), fetch
+        if gradients is None:
+            self._job = pool.submit(self.link.fetch, self.number, self._arriving)
+            return
+        copies = [g if g is None else g.clone() for g in gradients]
+        self._job = pool.submit(self.link.push, self.number, copies, self._arriving if fetch else None, at)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Wait for the exchange that is under way, and use what it has brought."""
+        if self._job is None:
+            return
+        job, self._job = self._job, None
+        job.result()
+        if self._fetches:
+            torch._foreach_copy_(self.parameters, self._arriving)
+
     def flush(self) -> None:
         """Push what has been accrued; the next push is then `n_push` steps away again."""
+        self.settle()
         if self._accrued is not None:
             self.link.push(self.number, self._accrued, None)
         self._accrued, self.steps = None, 0

@@ -1,6 +1,7 @@
 """Sandblaster L-BFGS (Dean et al. 2012, section 4.2): one large batch, computed in portions by whoever is free."""
 
 import array
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -25,6 +26,9 @@ class Portioned(Optimizer):
     """Rank 0 makes the steps of an optimizer that evaluates the loss itself; all ranks compute what it asks for.
 
     The closure must take a slice of the batch, return its mean loss and leave its gradient; its length is the batch's.
+
+    Attributes:
+        waited: seconds so far for the coordinator, and so for the portions of others.
     """
 
     def __init__(self, inner: Optimizer, link: Link, portions: int, seed: int = 0):
@@ -41,7 +45,7 @@ class Portioned(Optimizer):
         self.param_groups = inner.param_groups
         shapes = [shape_of(p) for p in self.parameters]
         self.point, self.gradient = Block(shapes), Block(shapes)
-        self.number = 0
+        self.number, self.waited = 0, 0.0
         if link.rank == 0:
             link.ask(0, Kind.CREATE, content=pack([tuple(shape) for shape in shapes]))
 
@@ -49,7 +53,7 @@ class Portioned(Optimizer):
         """Gradient step `number`; returns the loss before it (0 where it is over already)."""
         if self.link.rank == 0:
             loss: Any = self.inner.step(lambda: self._evaluate(closure))  # type: ignore[arg-type, return-value]
-            self.link.ask(0, Kind.FINISH, 0, self.number, content=array.array("d", [float(loss)]))
+            self._ask(Kind.FINISH, 0, self.number, content=array.array("d", [float(loss)]))
         else:
             loss = torch.tensor(array.array("d", self._work(closure, OVER).content.cast("d"))[0])
         self.number += 1
@@ -59,19 +63,25 @@ class Portioned(Optimizer):
     def _evaluate(self, closure: Any) -> Tensor:
         torch._foreach_copy_(self.point.tensors, self.parameters)
         content = self.point.buffer[: self.point.size]
-        self.link.ask(0, Kind.EVALUATE, 0, self.number, min(self.portions, len(closure)), content=content)
+        self._ask(Kind.EVALUATE, 0, self.number, min(self.portions, len(closure)), content=content)
         answer = self._work(closure, COMPLETE)
         self.gradient.buffer[: self.gradient.size] = answer.content[:-8]
         for parameter, gradient in zip(self.parameters, self.gradient.tensors, strict=True):
             parameter.grad = gradient.to(parameter.device, copy=True)
         return torch.tensor(answer.content[-8:].cast("d")[0])
 
+    def _ask(self, *arguments: Any, **content: Any) -> Frame:
+        begin = time.perf_counter()
+        answer = self.link.ask(0, *arguments, **content)
+        self.waited += time.perf_counter() - begin
+        return answer
+
     def _work(self, closure: Any, end: int) -> Frame:
         """Compute portions until the coordinator says that it is the end."""
-        answer = self.link.ask(0, Kind.TASK, 0, self.number)
+        answer = self._ask(Kind.TASK, 0, self.number)
         while answer.a != end:
             if answer.a != WORK:
-                answer = self.link.ask(0, Kind.TASK, 0, self.number)
+                answer = self._ask(Kind.TASK, 0, self.number)
                 continue
             if answer.content:
                 self.point.buffer[: self.point.size] = answer.content
@@ -163,7 +173,9 @@ class Sandblaster(Asynchronous):
             optimizer.number = module.gradient_steps  # type: ignore[attr-defined]
 
     def optimizer_step(self, optimizer: Optimizer, closure: Any, *_: Any, **__: Any) -> Any:
-        return optimizer.step(closure)
+        output = optimizer.step(closure)
+        self.seconds["communicating"] = sum(each.waited for each in self.optimizers)  # type: ignore[attr-defined]
+        return output
 
     def progress(self, data: Any, algorithm: Any) -> tuple[int, int]:
         return 0, 0  # each step is everybody's

@@ -55,6 +55,7 @@ class Channel:
         self.socket = connection
         self.sent = self.received = 0
         self._head = memoryview(bytearray(FRAME.size))
+        self._likely: memoryview | None = None  # where the content of the last frame went: the next is of that kind
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that is switched off says no goodbye
@@ -71,7 +72,7 @@ class Channel:
         Raises:
             Lost: the other side has gone.
         """
-        size = sum(memoryview(part).nbytes for part in parts)
+        size = sum([memoryview(part).nbytes for part in parts])
         self.sent += FRAME.size + size
         try:
             done = self.socket.sendmsg([FRAME.pack(kind, a, b, c, d, size), *parts])
@@ -86,22 +87,45 @@ class Channel:
 
         Args:
             into: (what it is, its first number) -> where its content goes, if that is of the right size; else into a
-                new buffer.
+                new buffer. The other side must then wait for an answer to each of its frames: head and content are
+                read in one call, as far as they are there.
 
         Raises:
-            Lost: the other side has gone, or was silent for too long.
+            Lost: the other side has gone, was silent for too long, or has said more than one frame.
         """
-        self._fill(self._head)
+        likely = self._likely if into else None
+        early = self._begin(likely) if likely is not None else self._fill(self._head)
         kind, a, b, c, d, size = FRAME.unpack(self._head)
         content = into.get((kind, a)) if into and size else None
-        if content is None or content.nbytes != size:
+        if content is not None and content.nbytes == size:
+            self._likely = content
+        else:
             content = memoryview(bytearray(size))
-        if size:
-            self._fill(content)
+        if early:
+            if early > size:
+                raise Lost("it spoke out of turn")
+            if content is not likely:
+                content[:early] = likely[:early]  # type: ignore[index]
+        if size > early:
+            self._fill(content[early:])
         self.received += FRAME.size + size
         return Frame(kind, a, b, c, d, content)
 
-    def _fill(self, buffer: memoryview) -> None:
+    def _begin(self, likely: memoryview) -> int:
+        """Read the head, and what is there of the content to where that is likely to go; how much that is."""
+        try:
+            count = self.socket.recvmsg_into([self._head, likely])[0]
+        except BlockingIOError:
+            raise Lost("it does not answer") from None
+        except OSError as error:
+            raise Lost(error.strerror or str(error)) from None
+        if count == 0:
+            raise Lost("it has closed the connection")
+        if count < FRAME.size:
+            return self._fill(self._head[count:])
+        return count - FRAME.size
+
+    def _fill(self, buffer: memoryview) -> int:
         filled = 0
         while filled < buffer.nbytes:
             try:
@@ -113,6 +137,7 @@ class Channel:
             if count == 0:
                 raise Lost("it has closed the connection")
             filled += count
+        return 0
 
     def close(self) -> None:
         """Hang up."""
