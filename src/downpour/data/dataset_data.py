@@ -13,7 +13,7 @@ from torch import Tensor
 from downpour.config import NonNegativeInt, PositiveInt, Probability
 from downpour.data.augmentation import Augmentation
 from downpour.data.loading import Mapped, read_ahead
-from downpour.data.samples import CHUNK, fit, split
+from downpour.data.samples import blocks, fit, split
 from downpour.data.sources import Source
 from downpour.data.stream import Stream
 from downpour.run import Run
@@ -81,7 +81,7 @@ class DatasetData(Stream):
         self.rows = split(len(self.samples.inputs), validation, test, rng, self.samples.test_from)
         self.mean, self.scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         if standardize and source.standardizable:
-            self.mean, self.scale = fit(self.samples, self.rows["train"])
+            self.mean, self.scale = fit(self.samples.inputs, self.rows["train"])
         fill = self._fill()
         self.inputs: Any = Mapped(self.samples.inputs, self.mean, self.scale, fill)
         self.targets = torch.from_numpy(self.samples.targets)
@@ -98,17 +98,21 @@ class DatasetData(Stream):
         """What a hole is filled with, if there may be any: the mean of the training rows."""
         if not self.samples.holes:
             return None
-        return self.mean if self.mean.any() else fit(self.samples, self.rows["train"])[0]
+        return self.mean if self.mean.any() else fit(self.samples.inputs, self.rows["train"])[0]
 
     def _prepare(self, fill: np.ndarray | None) -> None:
         """Read all of it into memory and standardise it in place, a block at a time."""
-        self.samples.inputs = np.require(self.samples.inputs, np.float32, "W")
-        for begin in range(0, len(self.samples.inputs), CHUNK):
-            block = self.samples.inputs[begin : begin + CHUNK]
+        found = self.samples.inputs
+        inputs = found if found.dtype == np.float32 and found.flags.writeable else np.empty(found.shape, np.float32)
+        for rows in blocks(found):
+            block = inputs[rows]
+            if inputs is not found:
+                block[...] = found[rows]
             if fill is not None:
                 np.copyto(block, fill, where=np.isnan(block))
             np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
-        self.inputs = torch.from_numpy(self.samples.inputs)
+        self.samples.inputs = inputs
+        self.inputs = torch.from_numpy(inputs)
 
     def setup(self, stage: str) -> None:
         """Move the data to where it will be read."""
