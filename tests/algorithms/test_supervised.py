@@ -114,6 +114,20 @@ def test_regression_is_judged_by_its_loss(tmp_path: Path) -> None:
     assert summary["best/loss"] < 0.5 and 0.5 < summary["test/r2"] <= 1
 
 
+def test_large_targets_are_learned_at_the_default_step_size(tmp_path: Path) -> None:
+    """Prices, say: metrics are in their units, the loss is that of standardized targets."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 3))
+    y = 2e5 + 5e4 * (x[:, 0] - x[:, 1]) + 1e3 * rng.standard_normal(400)
+    lines = "".join(f"{a:.4f},{b:.4f},{c:.4f},{price:.1f}\n" for (a, b, c), price in zip(x, y, strict=True))
+    (tmp_path / "t.csv").write_text("a,b,c,price\n" + lines)
+    options = ("data=csv", f"data.source.path={tmp_path / 't.csv'}", "callbacks=regression", "total_gradient_steps=400")
+    summary = train(tmp_path / "run", *SMALL, *options, "eval_every=200")
+    deviation = np.std(y)
+    assert summary["test/r2"] > 0.95 and 1e3 < summary["test/rmse"] < 0.2 * deviation
+    assert summary["test/loss"] == pytest.approx((summary["test/rmse"] / deviation) ** 2, rel=0.2)
+
+
 def test_a_diverging_run_says_what_to_change(tmp_path: Path) -> None:
     from downpour.algorithms.base import TrainingError
 

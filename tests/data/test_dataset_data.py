@@ -73,6 +73,18 @@ def test_standardisation_is_fitted_on_the_training_rows_alone() -> None:
     assert torch.equal(stream.inputs[:, 1], torch.zeros(50))  # a column that does not vary is only moved
 
 
+def test_targets_are_standardised_on_the_training_rows_and_only_if_they_are_numbers() -> None:
+    stream = data(standardize_targets=True)
+    train = stream.targets[stream.rows["train"]].double()
+    assert float(train.mean()) == pytest.approx(0, abs=1e-6) and float(train.std(correction=0)) == pytest.approx(1)
+    mean, scale = stream.spaces["target_units"]
+    assert torch.allclose(stream.targets * scale + mean, torch.arange(50.0)[:, None], atol=1e-5)
+    assert "target_units" not in data().spaces and torch.equal(data().targets, torch.arange(50.0)[:, None])
+    run = Run(Path("unused"), 0, 40, 10, 0)
+    labels = DatasetData(run, source=TwoMoons(rows=50), standardize_targets=True)
+    assert "target_units" not in labels.spaces and set(labels.targets.tolist()) == {0, 1}
+
+
 def test_images_are_standardised_by_channel() -> None:
     run = Run(Path("unused"), 0, 40, 10, 0)
     stream = DatasetData(run, source=Digits())
@@ -183,9 +195,9 @@ def test_generated_data_is_what_it_says() -> None:
     assert np.array_equal(seen[:, :3], copy.targets[:, -3:]) and np.all(copy.targets[:, :-3] == 8)
     assert np.all(seen[:, 9] == 9) and copy.targets.shape == (100, 13)
     friedman = Regression(rows=4000, noise=0.0).load()
-    x, y = friedman.inputs, friedman.targets[:, 0] * 5
+    x, y = friedman.inputs, friedman.targets[:, 0]
     mean = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
-    assert np.allclose(y, mean, atol=1e-4) and 0.8 < friedman.targets.std() < 1.2
+    assert np.allclose(y, mean, atol=1e-4) and 4 < friedman.targets.std() < 6
     moons = TwoMoons(noise=0.0).load()
     radius = np.hypot(*(moons.inputs - np.where(moons.targets[:, None] == 0, [0, 0], [1, 0.5])).T)
     assert np.allclose(radius, 1, atol=1e-5)

@@ -48,6 +48,7 @@ class DatasetData(Stream):
         test: Probability = 0.2,
         split_seed: int | None = None,
         standardize: bool = True,
+        standardize_targets: bool = False,
         augmentation: Augmentation | None = None,
         on_device: bool = True,
         loader: Literal["memory", "workers"] = "memory",
@@ -62,6 +63,7 @@ class DatasetData(Stream):
             split_seed: decides which rows go where; null takes the run's seed.
             standardize: subtract the mean of the training rows and divide by their standard deviation: of each column,
                 or of each channel of an image.
+            standardize_targets: the same with targets that are numbers; metrics keep the data set's units.
             augmentation: random changes to the training rows, drawn anew each time.
             on_device: keep all of it on the device that computes; False sends each round there.
             loader: `memory` reads all of it first; `workers` leaves it where the source has it and reads what each
@@ -85,12 +87,16 @@ class DatasetData(Stream):
         fill = self._fill()
         self.inputs: Any = Mapped(self.samples.inputs, self.mean, self.scale, fill)
         self.targets = torch.from_numpy(self.samples.targets)
-        if loader == "memory":
-            self._prepare(fill)
-        self.spaces = {
+        self.spaces: Any = {
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
         }
+        if standardize_targets and self.samples.classes is None:
+            mean, scale = fit(self.samples.targets, self.rows["train"])
+            self.targets = torch.from_numpy((self.samples.targets - mean) / scale)
+            self.spaces["target_units"] = torch.from_numpy(mean), torch.from_numpy(scale)
+        if loader == "memory":
+            self._prepare(fill)
         self.seconds = {"data": 0.0}
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
