@@ -163,8 +163,8 @@ class DatasetData(Stream):
     def _round(self, first: int, updates: int, inputs: Tensor, targets: Tensor) -> TensorDict:
         """The batches of gradient steps `first` to `first + updates`: [updates, batch] of `input` and `target`."""
         if self.augmentation is not None:
-            generator = torch.Generator().manual_seed(int(self.run.seed_sequence(8, first).generate_state(1)[0]))
-            inputs = self.augmentation(inputs, generator)
+            seed = int(self.run.seed_sequence(8, first).generate_state(1)[0])
+            inputs = self.augmentation(inputs, torch.Generator(inputs.device).manual_seed(seed))
         shape = (updates, self.batch_size)
         parts = {"input": inputs.view(*shape, *inputs.shape[1:]), "target": targets.view(*shape, *targets.shape[1:])}
         return TensorDict(parts, batch_size=shape)
