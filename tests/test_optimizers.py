@@ -54,9 +54,10 @@ def centered(theta: Array, delta: float, rho: float) -> Iterator[Array]:
         yield theta
 
 
-def adam(theta: Array, delta: float, decay: float = 0.0) -> Iterator[Array]:
+def adam(theta: Array, delta: float, decay: float = 0.0, penalty: float = 0.0) -> Iterator[Array]:
     s, r, rho_1, rho_2 = np.zeros(5), np.zeros(5), 0.9, 0.999
     for t, g in enumerate(gradients(), 1):
+        g = g + penalty * theta
         theta = theta - LR * decay * theta
         s = rho_1 * s + (1 - rho_1) * g
         r = rho_2 * r + (1 - rho_2) * g * g
@@ -84,6 +85,7 @@ def sgd(theta: Array, momentum: float = 0.0, nesterov: bool = False) -> Iterator
         ("rmsprop", {"eps": 1e-4, "momentum": 0.5}, lambda theta: rmsprop(theta, 1e-4, 0.95, momentum=0.5)),
         ("rmsprop", {"eps": 1e-2, "centered": True}, lambda theta: centered(theta, 1e-2, 0.95)),
         ("adam", {"eps": 1e-4}, lambda theta: adam(theta, 1e-4)),
+        ("adam", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: adam(theta, 1e-4, penalty=0.1)),
         ("adamw", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: adam(theta, 1e-4, 0.1)),
     ],
 )

@@ -1,13 +1,15 @@
 """The midterm's question: backpropagation through one hidden layer with dropout, by hand (docs/backpropagation.md)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import nn
 
+from downpour.algorithms.supervised import Supervised
 from downpour.networks import MLP
 
 Array = np.ndarray
@@ -67,46 +69,6 @@ def test_by_hand_is_autograd(seed: int, sigma: str) -> None:
         assert found is not None and np.abs(gradient - found.numpy()).max() < 1e-12
 
 
-def network(s: Sample, dropout: float) -> MLP:
-    """The same layers as this project has them, with the same weights."""
-    made = MLP(spaces.Box(-9, 9, (INPUTS,), np.float64), CLASSES, hidden=[HIDDEN], activation="tanh", dropout=dropout)
-    with torch.no_grad():
-        for parameter, value in zip(made.parameters(), s.theta.values(), strict=True):
-            parameter.copy_(torch.tensor(value))
-    return made.double()
-
-
-@pytest.fixture
-def double_precision() -> Iterator[None]:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def test_a_layer_is_66(double_precision: None) -> None:
-    """H = sigma(W X + b), and an affine map on top."""
-    s = sample(0)
-    hidden = np.tanh(s.theta["W1"] @ s.x + s.theta["b1"])
-    found = network(s, 0.0)(torch.tensor(s.x)[None])[0].detach().numpy()
-    np.testing.assert_allclose(found, s.theta["W2"] @ hidden + s.theta["b2"], rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_by_hand_is_the_networks_gradient(double_precision: None, seed: int) -> None:
-    """The masks that the network draws are R / P(R = 1): with those the page's derivation is its gradient."""
-    s = sample(seed)
-    torch.manual_seed(seed)
-    made, seen = network(s, 1 - KEEP), []
-    (dropout,) = (module for module in made.modules() if isinstance(module, torch.nn.Dropout))
-    dropout.register_forward_hook(lambda _, given, out: seen.append((out / given[0])[0].detach().numpy()))
-    torch.nn.functional.cross_entropy(made(torch.tensor(s.x)[None]), torch.tensor([s.y])).backward()
-    s.mask = seen[0]
-    assert set(np.round(s.mask, 9)) <= {0.0, round(1 / KEEP, 9)}
-    for parameter, gradient in zip(made.parameters(), by_hand(s, "tanh").values(), strict=True):
-        assert parameter.grad is not None
-        np.testing.assert_allclose(parameter.grad.numpy(), gradient, rtol=1e-5, atol=1e-8)
-
-
 @pytest.mark.parametrize("sigma", list(SIGMA))
 @pytest.mark.parametrize("seed", range(5))
 def test_by_hand_is_a_finite_difference(seed: int, sigma: str) -> None:
@@ -121,6 +83,67 @@ def test_by_hand_is_a_finite_difference(seed: int, sigma: str) -> None:
                 values[k] = loss(moved, s, sigma)
             difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
             assert abs(difference - gradient[place]) < 1e-8
+
+
+class Masked(nn.Module):
+    """Dropout with masks that are given: Torch divides what is kept by 1 - p in training, where the page keeps it."""
+
+    def __init__(self, masks: Array):
+        super().__init__()
+        self.factors = torch.tensor(masks) / KEEP
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        return a * self.factors
+
+
+def of_this_framework(s: list[Sample]) -> Supervised:
+    """Our network, loss and dropout in float64, with the parameters of the first sample and the mask of each."""
+
+    def network(space: gym.Space, outputs: int, **_: object) -> nn.Module:
+        made = MLP(space, outputs, hidden=[HIDDEN], activation="tanh", dropout=1 - KEEP).double()
+        (place,) = (i for i, layer in enumerate(made.layers) if isinstance(layer, nn.Dropout))
+        made.layers[place] = Masked(np.stack([each.mask for each in s]))
+        for parameter, value in zip(made.parameters(), s[0].theta.values(), strict=True):
+            parameter.data = torch.tensor(value)
+        return made
+
+    box, kinds = spaces.Box(-np.inf, np.inf, (INPUTS,), np.float64), spaces.Discrete(CLASSES)
+    return Supervised(box, kinds, network, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+
+
+def test_the_masks_stand_where_dropout_stands_and_scale_as_it_does() -> None:
+    torch.manual_seed(0)
+    ones, layer = torch.ones(200, HIDDEN, dtype=torch.float64), nn.Dropout(1 - KEEP)
+    kept = layer(ones)
+    assert torch.equal(kept, Masked((kept > 0).double().numpy())(ones))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_by_hand_is_our_network(seed: int) -> None:
+    """The mean over a batch, (69), each sample with a mask of its own; A of the page is divided by 1 - p."""
+    batch = [sample(10 * seed + i) for i in range(6)]
+    learner, theta = of_this_framework(batch), batch[0].theta
+    x, y = torch.tensor(np.stack([s.x for s in batch])), torch.tensor([s.y for s in batch])
+
+    def mean_loss() -> torch.Tensor:
+        return learner.error(learner.network(x), y)
+
+    mean_loss().backward()
+    scaled = [Sample(s.x, s.y, s.mask / KEEP, theta) for s in batch]
+    gradients = [by_hand(s, "tanh") for s in scaled]
+    assert float(mean_loss().detach()) == pytest.approx(np.mean([loss(theta, s, "tanh") for s in scaled]), rel=1e-13)
+    h = 1e-3
+    for name, parameter in zip(theta, learner.network.parameters(), strict=True):
+        expected = np.mean([gradient[name] for gradient in gradients], 0)
+        assert parameter.grad is not None and np.abs(parameter.grad.numpy() - expected).max() < 1e-12
+        for place in np.ndindex(expected.shape):
+            values, before = {}, parameter.data[place].item()
+            for k in (-2, -1, 1, 2):
+                parameter.data[place] = before + k * h
+                values[k] = float(mean_loss().detach())
+            parameter.data[place] = before
+            difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
+            assert abs(difference - expected[place]) < 1e-8
 
 
 def test_a_unit_that_is_left_out_does_not_learn() -> None:

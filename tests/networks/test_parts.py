@@ -58,6 +58,31 @@ def test_equal_units_give_the_bias_and_a_finite_gradient() -> None:
     assert torch.equal(out, torch.zeros(2, 4)) and a.grad is not None and bool(torch.isfinite(a.grad).all())
 
 
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 4, 2)])
+@pytest.mark.parametrize("kind", [LayerNormalization, RMSNormalization])
+def test_eps_is_added_in_the_root(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
+    a = torch.randn(shape, dtype=torch.float64)
+    over = tuple(range(1, len(shape)))
+    moved = a - a.mean(over, keepdim=True) if kind is LayerNormalization else a
+    expected = moved / (moved.square().mean(over, keepdim=True) + 0.3).sqrt()
+    assert torch.allclose(kind(6, eps=0.3).double()(a), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+@pytest.mark.parametrize("eps", [None, 1e-5])
+def test_a_sample_of_zeros_has_a_moderate_gradient(normalization: str, eps: float | None) -> None:
+    """tanh(0) = 0 hands it on to the layer above, and its slope 1 the gradient down."""
+    sizes, options = [8, 8, 8], {"activation": "tanh", "normalization": normalization, "normalization_eps": eps}
+    network = MLP(BOX, 3, hidden=sizes, **options)  # type: ignore[arg-type]
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    x[1] = 0
+    nn.functional.cross_entropy(network(x), torch.tensor([0, 1, 2, 0])).backward()
+    largest = max(float(p.grad.abs().max()) for p in network.parameters() if p.grad is not None)
+    assert largest < (10 if eps is None else 1e7)
+    with torch.no_grad():
+        assert torch.equal(network(x), network.train()(x))
+
+
 def test_on_images_the_hidden_units_are_all_of_a_sample() -> None:
     a = torch.randn(3, 4, 5, 2, dtype=torch.float64)
     for kind, moved in ((LayerNormalization, a - a.mean((1, 2, 3), keepdim=True)), (RMSNormalization, a)):

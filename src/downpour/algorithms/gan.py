@@ -55,9 +55,9 @@ class GAN(Algorithm):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def sample(self, rows: int, rng: torch.Generator | None = None) -> Tensor:
-        """G of new noise: [rows, *shape]."""
-        noise = torch.randn(rows, self.latent, generator=rng).to(self.device)
-        return self.generator(noise).view(rows, *self.shape)
+        """G of new noise: [rows, *shape]; drawn where it is needed, or where `rng` is, the same on every device."""
+        noise = torch.randn(rows, self.latent, generator=rng, device=rng.device if rng else self.device)
+        return self.generator(noise.to(self.device)).view(rows, *self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of D: [batch, *shape] -> [batch]."""

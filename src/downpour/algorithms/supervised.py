@@ -31,12 +31,14 @@ class Supervised(Algorithm):
         target_space: gym.Space,
         network: Network,
         optimizer: OptimizerFactory,
+        target_units: tuple[Tensor, Tensor] | None = None,
         *,
         loss: Literal["auto", "cross_entropy", "squared", "huber"] = "auto",
         gradient_clip: PositiveFloat | None = None,
     ):
         """
         Args:
+            target_units: what was subtracted from targets that are numbers, and what they were then divided by.
             loss: rho of (69); auto takes cross-entropy for classes and the squared error for numbers.
 
         Raises:
@@ -59,6 +61,7 @@ class Supervised(Algorithm):
         every_step = isinstance(target_space, spaces.MultiDiscrete)
         self.network = network(input_space, outputs, every_step=every_step)
         self.takes_closure = False
+        self.target_units = target_units
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -112,12 +115,23 @@ class Supervised(Algorithm):
     @torch.no_grad()
     def evaluate(self, batches: Iterable[TensorDict]) -> dict[str, float]:
         """Metrics over all of `batches`, without dropout and with the running statistics of batch normalization."""
-        outputs, targets = self.predict(batches)
-        return {"loss": float(self.error(outputs, targets)), **scores(outputs, targets, self.classes)}
+        return self.judge(*self.predict(batches))
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Metrics of what `predict` returns: the loss, of standardized targets, and scores in the data set's units."""
+        loss = float(self.error(outputs, targets))
+        return {"loss": loss, **scores(self.in_units(outputs), self.in_units(targets), self.classes)}
+
+    def in_units(self, numbers: Tensor, *, differences: bool = False) -> Tensor:
+        """Targets or predictions of them, or differences, in the data set's units; logits and labels as they are."""
+        if self.target_units is None:
+            return numbers
+        mean, scale = (each.to(numbers.device, torch.float64) for each in self.target_units)
+        return numbers * scale if differences else numbers * scale + mean
 
     @torch.no_grad()
     def predict(self, batches: Iterable[TensorDict]) -> tuple[Tensor, Tensor]:
-        """Outputs and targets of all of `batches`, one after another."""
+        """Outputs and targets of all of `batches`, one after another; `in_units` gives them the data set's units."""
         was_training = self.training
         self.eval()
         try:

@@ -22,6 +22,7 @@ class MLP(nn.Module):
         hidden: list[PositiveInt],
         activation: Activation = "relu",
         normalization: Normalization = "none",
+        normalization_eps: NonNegativeFloat | None = None,
         dropout: Probability = 0.0,
         initialization: Initialization = "default",
         residual: bool = False,
@@ -33,6 +34,7 @@ class MLP(nn.Module):
             hidden: width of each hidden layer; an empty list is a linear map.
             activation: sigma of (66).
             normalization: of A in (67): over the batch, or over the hidden units of each sample.
+            normalization_eps: added to the square of what is divided by; null: 1e-5 for batch, nothing for the others.
             dropout: chance that a hidden unit is left out of a gradient step (what remains is scaled up).
             initialization: of the weights.
             residual: a layer as wide as the one before adds to what it is given.
@@ -48,6 +50,7 @@ class MLP(nn.Module):
             hidden=hidden,
             activation=activation,
             normalization=normalization,
+            normalization_eps=normalization_eps,
             dropout=dropout,
             residual=residual,
             atoms=atoms if dueling else None,
@@ -77,6 +80,7 @@ def fully_connected(
     hidden: list[int],
     activation: Activation = "relu",
     normalization: Normalization = "none",
+    normalization_eps: float | None = None,
     dropout: float = 0.0,
     residual: bool = False,
     atoms: int | None = None,
@@ -94,7 +98,8 @@ def fully_connected(
     def stack(width: int, sizes: list[int], outputs: int | None) -> nn.Sequential:
         layers: list[nn.Module] = []
         for size in sizes:
-            block = unit(affine(width, size, normalization == "none"), size, normalization, activation)
+            below = affine(width, size, normalization == "none")
+            block = unit(below, size, normalization, activation, normalization_eps)
             if dropout:
                 block.append(nn.Dropout(dropout))
             layers += [Residual(*block)] if residual and size == width else block
