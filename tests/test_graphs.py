@@ -14,6 +14,7 @@ from downpour.algorithms.base import Algorithm
 from downpour.algorithms.supervised import Supervised
 from downpour.config import ConfigError
 from downpour.experiment import build_parts
+from downpour.failures import TrainingError
 from downpour.graphs import WARMUP, CapturedStep, Slot
 from downpour.run import Run
 
@@ -88,6 +89,36 @@ def test_a_run_by_graphs_resumes_exactly(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(group["lr"], float) and not group["capturable"]
 
 
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("graph", ["true", "false"])
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path: Path, graph: str) -> None:
+    options = (*GAME, "algo=dqn", "optimizer=sgd", "optimizer.lr=1e30", *ON_GPU, f"trainer.cuda_graph={graph}")
+    with pytest.raises(TrainingError, match=r"near gradient step \d+: "):
+        train(tmp_path, *options)
+    assert not any((tmp_path / "checkpoints").glob("*.ckpt"))
+    recorded = rows(tmp_path / "metrics.csv") if (tmp_path / "metrics.csv").exists() else []
+    assert not any(row.get("train/loss") in ("nan", "inf") for row in recorded)
+
+
+@gpu
+@needs_gpu
+def test_the_time_of_a_gpu_is_told(tmp_path: Path) -> None:
+    train(tmp_path, *GAME, "algo=dqn", *ON_GPU)
+    for row in rows(tmp_path / "timing.csv"):
+        assert 0 <= float(row["time/gpu_idle"]) <= 1 and 0 <= float(row["time/transfer"]) <= 1
+
+
+@gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true", "16-mixed"])
+def test_every_precision_learns(tmp_path: Path, precision: str) -> None:
+    fit = ("algo=supervised", "total_gradient_steps=60", "eval_every=20", "algo.gradient_clip=1", "data.updates=5")
+    train(tmp_path, *fit, "trainer=gpu", f"trainer.precision={precision}", "callbacks.recorder.every=10")
+    losses = [float(row["train/loss"]) for row in rows(tmp_path / "metrics.csv") if row.get("train/loss")]
+    assert losses[-1] < 0.9 * losses[0]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -134,8 +165,11 @@ class Repeated:
 class Imitated(CapturedStep):
     """Captured steps on a machine without a GPU."""
 
-    def _beside(self, rule: Any, batch: TensorDict) -> Any:
-        return rule.learn_from(batch)
+    def _beside(self, call: Any) -> Any:
+        return call()
+
+    def forward(self, function: Any, x: torch.Tensor, mode: Any = None) -> Any:
+        return function(x)
 
     def _capture(self, rule: Any, slot: Slot, batch: TensorDict) -> None:
         slot.batch = batch.apply(torch.empty_like)

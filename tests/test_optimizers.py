@@ -115,6 +115,46 @@ def test_rmsprop_with_delta_outside_is_torchs() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-9)
 
 
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"centered": True, "eps_inside": False}])
+def test_the_step_size_of_rmsprop_may_be_a_tensor(options: dict[str, Any]) -> None:
+    from downpour.optimizers import RMSprop
+
+    ours, theirs = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
+    pair = [RMSprop([ours], lr=LR, **options), RMSprop([theirs], lr=LR, **options)]
+    pair[0].param_groups[0]["lr"] = torch.tensor(LR, dtype=torch.float64)
+    for g in gradients():
+        for parameter, optimizer in zip((ours, theirs), pair, strict=True):
+            parameter.grad = torch.from_numpy(g)
+            optimizer.step()
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_step_sizes_that_are_tensors_follow_schedules_and_are_saved_as_numbers() -> None:
+    """As on a GPU, where a CUDA graph reads them."""
+    from downpour.optimizers import RMSprop
+
+    def make() -> torch.optim.Optimizer:
+        theta = torch.nn.Parameter(torch.zeros(1))
+        optimizer = learning_rate.follow(RMSprop([theta], lr=0.5), learning_rate.Step(every=2, factor=0.5))
+        learning_rate.keep_as_tensors(optimizer)
+        theta.grad = torch.ones(1)
+        return optimizer
+
+    optimizer, seen = make(), []
+    place = optimizer.param_groups[0]["lr"]
+    for _ in range(3):
+        seen.append(float(place))
+        optimizer.step()
+    assert seen == [0.5, 0.5, 0.25] and optimizer.param_groups[0]["lr"] is place
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["lr"] == 0.25 and isinstance(saved["param_groups"][0]["lr"], float)
+    other = make()
+    other.load_state_dict(saved)
+    other.param_groups[0]["params"][0].grad = torch.ones(1)
+    other.step()
+    assert float(other.param_groups[0]["lr"]) == 0.125 and isinstance(other.param_groups[0]["lr"], torch.Tensor)
+
+
 def rates(schedule: learning_rate.Constant, steps: int) -> list[float]:
     """The step size of each of `steps` gradient steps, as theta shows it."""
     theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))

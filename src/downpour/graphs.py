@@ -1,6 +1,6 @@
 """Gradient steps captured in CUDA graphs: the GPU gets a whole step in one call, not a hundred kernels one by one."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -34,11 +34,11 @@ class Learner(Protocol):
 
 @dataclass
 class Slot:
-    """Steps on batches of one shape.
+    """Steps on batches of one shape; or passes through a network.
 
     Attributes:
         made: so far without a graph.
-        graph: the captured step; None until there is one.
+        graph: what was captured; None until there is something.
         batch: what it reads, always in the same place.
         result: what it writes, always in the same place.
         stepped: the optimizers that take part.
@@ -46,13 +46,13 @@ class Slot:
 
     made: int = 0
     graph: Any = None
-    batch: TensorDict | None = None
-    result: Step | None = None
+    batch: Any = None
+    result: Any = None
     stepped: list[Optimizer] = field(default_factory=list)
 
 
 class CapturedStep:
-    """Makes the gradient steps of a rule, of one graph for each variant of a step and each shape of a batch.
+    """Makes the gradient steps of a rule, by one graph for each variant of a step and each shape of a batch.
 
     The first steps of a shape are ordinary ones. Capturing only records, so every step is made once: the weights are
     those that ordinary steps would leave, bit for bit.
@@ -65,15 +65,14 @@ class CapturedStep:
     def __call__(self, rule: Learner, batch: TensorDict) -> Step:
         """One gradient step; the metrics are good until the next."""
         key = (rule.variant(), *((name, value.shape, value.dtype) for name, value in sorted(batch.items())))
-        if key not in self._slots and len(self._slots) == MOST:
+        slot = self._slot(key)
+        if slot is None:
             return rule.learn_from(batch)
-        slot = self._slots.setdefault(key, Slot())
-        if slot.graph is None and slot.made < WARMUP:
+        if slot.made < WARMUP:
             slot.made += 1
-            return self._beside(rule, batch)
+            return self._beside(lambda: rule.learn_from(batch))
         if slot.graph is None:
             self._capture(rule, slot, batch)
-        assert slot.batch is not None and slot.result is not None
         copy(slot.batch, batch)
         slot.graph.replay()
         for optimizer in slot.stepped:
@@ -84,13 +83,36 @@ class CapturedStep:
         loss, metrics = slot.result
         return loss.clone(), metrics
 
-    def _beside(self, rule: Learner, batch: TensorDict) -> Step:
-        """An ordinary step on a stream of its own, as a capture will be."""
+    def forward(self, function: Callable[[Tensor], Tensor], x: Tensor, mode: Hashable = None) -> Tensor:
+        """`function(x)`, which takes no gradient; good until the next. `mode` tells apart what it does to one shape."""
+        slot = self._slot((function, mode, x.shape, x.dtype))
+        if slot is None:
+            return function(x)
+        if slot.made < WARMUP:
+            slot.made += 1
+            return self._beside(lambda: function(x))
+        if slot.graph is None:
+            slot.batch, graph = torch.empty_like(x, memory_format=torch.contiguous_format), torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                slot.result = function(slot.batch)
+            slot.graph = graph
+        slot.batch.copy_(x)
+        slot.graph.replay()
+        return slot.result
+
+    def _slot(self, key: Hashable) -> Slot | None:
+        """That of a key; None where there are enough."""
+        if key not in self._slots and len(self._slots) == MOST:
+            return None
+        return self._slots.setdefault(key, Slot())
+
+    def _beside(self, call: Callable[[], Any]) -> Any:
+        """An ordinary call, on a stream of its own, as a capture will be."""
         if self._side is None:
             self._side = torch.cuda.Stream()
         self._side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._side):
-            made = rule.learn_from(batch)
+            made = call()
         torch.cuda.current_stream().wait_stream(self._side)
         return made
 

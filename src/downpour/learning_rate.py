@@ -112,9 +112,7 @@ def follow(optimizer: Optimizer, schedule: Constant) -> Optimizer:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     on_one = all(p.is_cuda and not isinstance(p, DTensor) for p in parameters)
     if on_one and capturable(type(optimizer), optimizer.defaults.get("fused")):
-        optimizer.register_state_dict_post_hook(_as_numbers)
-        optimizer.register_load_state_dict_post_hook(_as_tensors)
-        _as_tensors(optimizer)
+        keep_as_tensors(optimizer)
     return optimizer
 
 
@@ -127,7 +125,7 @@ def advance(optimizer: Optimizer) -> None:
     if schedule is None:
         return
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], Tensor) and torch.cuda.is_current_stream_capturing():
+        if isinstance(group["lr"], Tensor) and group["lr"].is_cuda and torch.cuda.is_current_stream_capturing():
             return
         group["steps_taken"] += 1
         lr = group["base_lr"] * schedule(group["steps_taken"])
@@ -135,6 +133,13 @@ def advance(optimizer: Optimizer) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def keep_as_tensors(optimizer: Optimizer) -> None:
+    """Have the step sizes lie where the parameters are, and in checkpoints as numbers."""
+    optimizer.register_state_dict_post_hook(_as_numbers)
+    optimizer.register_load_state_dict_post_hook(_as_tensors)
+    _as_tensors(optimizer)
 
 
 def _as_tensors(optimizer: Optimizer) -> None:

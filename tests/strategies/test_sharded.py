@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tests.commands import SMALL, checkpoint, rows
 from tests.ranks import furthest, train_together, weights
 from tests.supervised import configuration, train
@@ -138,6 +139,8 @@ def test_one_gpu_learns_as_it_does_by_itself(tmp_path: Path, options: tuple[str,
     chosen = (*options, "trainer=gpu", f"trainer.precision={precision}", "trainer.deterministic=true")
     for name in ("fsdp", "auto"):
         train(tmp_path / name, *chosen, f"strategy={name}")
+        if dist.is_initialized():
+            dist.destroy_process_group()
     one, other = (checkpoint(tmp_path / name) for name in ("fsdp", "auto"))
     assert one["gradient_steps"] == other["gradient_steps"] > 50
     assert furthest(one["state_dict"], other["state_dict"]) < (1e-6 if precision == "32-true" else 1e-2)

@@ -166,7 +166,8 @@ class Algorithm(LightningModule):
 
         Under data parallelism the gradients of all ranks are averaged first.
         """
-        optimizer.zero_grad()
+        for parameter in parameters_of(optimizer):  # as `zero_grad`, which announces itself to a profiler first
+            parameter.grad = None
         self.manual_backward(loss)
         return self.take_step(optimizer)
 
@@ -174,11 +175,10 @@ class Algorithm(LightningModule):
         """A step with the gradients there are, clipped; returns metrics."""
         metrics = {}
         if self.gradient_clip is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             strategy = self._trainer.strategy if self._trainer else None  # none where it is driven by hand
             unscale(strategy, optimizer)
             clip = getattr(strategy, "clip_gradients", clip_gradients)
-            metrics["gradient_norm"] = clip(parameters, self.gradient_clip)
+            metrics["gradient_norm"] = clip(parameters_of(optimizer), self.gradient_clip)
         optimizer.step()
         return metrics
 
@@ -241,6 +241,11 @@ class Algorithm(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.gradient_steps = checkpoint["gradient_steps"]
+
+
+def parameters_of(optimizer: Any) -> list[nn.Parameter]:
+    """All that it changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

@@ -140,7 +140,10 @@ class QLearning(Algorithm):
 
     @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
-        values = self.values(observation).cpu().numpy()
+        if self.captured is None:
+            values = self.values(observation).cpu().numpy()
+        else:
+            values = self.captured.forward(self.values, observation, self.training).cpu().numpy()
         action = values.argmax(-1)
         epsilon = self.epsilon(env_steps) if explore else self.evaluation_epsilon
         if epsilon > 0:
