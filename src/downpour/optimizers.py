@@ -69,12 +69,13 @@ class RMSprop(Optimizer):
         torch._foreach_mul_(square, group["alpha"])
         torch._foreach_addcmul_(square, gradients, gradients, forget)
         spread: Any = square
+        add: Any = torch._foreach_add
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread = torch._foreach_addcmul(square, mean, mean, -1.0)
+            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # it is nobody's state
         if group["eps_inside"]:
-            root: Any = torch._foreach_add(spread, group["eps"])
+            root = add(spread, group["eps"])
             torch._foreach_sqrt_(root)
         else:
             root = torch._foreach_sqrt(spread)
@@ -92,3 +93,8 @@ class RMSprop(Optimizer):
             if name not in self.state[parameter]:
                 self.state[parameter][name] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
+
+
+def _add_in_place(tensors: list[Tensor], number: float) -> list[Tensor]:
+    torch._foreach_add_(tensors, number)
+    return tensors

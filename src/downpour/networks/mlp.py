@@ -81,15 +81,17 @@ def fully_connected(
     residual: bool = False,
     atoms: int | None = None,
     noise: float = 0.0,
+    linear: type[nn.Linear] = nn.Linear,
 ) -> nn.Sequential:
     """The layers of an `MLP`: [batch, width] -> [batch, outputs].
 
     Args:
         atoms: outputs of one action, of a dueling head; None has one stream only.
+        linear: what computes an affine map without noise.
     """
 
     def affine(before: int, after: int, bias: bool = True) -> nn.Module:
-        return NoisyLinear(before, after, noise) if noise else nn.Linear(before, after, bias=bias)
+        return NoisyLinear(before, after, noise) if noise else linear(before, after, bias=bias)
 
     def stack(width: int, sizes: list[int], outputs: int | None) -> nn.Sequential:
         layers: list[nn.Module] = []
