@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
 from downpour.networks.division import Division, divide_linear
-from downpour.networks.exploring import Dueling, NoisyLinear
+from downpour.networks.exploring import Dueling, NoisyLinear, to_outputs
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
 
@@ -59,7 +59,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
-        return self.layers(x)
+        return to_outputs(self.layers, x)
 
     def in_order(self) -> list[nn.Module]:
         """What an input passes through, one after another; a pipeline may cut between any two."""

@@ -8,6 +8,7 @@ from downpour.config import ConfigError, NonNegativeFloat, PositiveInt
 from downpour.networks.batch_last import BatchLastConv2d, BatchLastLinear
 from downpour.networks.convolutional import Pixels, image_shape
 from downpour.networks.division import Division, divide_linear
+from downpour.networks.exploring import to_outputs
 from downpour.networks.mlp import fully_connected
 from downpour.networks.parts import ACTIVATIONS, Activation, Initialization, initialize
 
@@ -70,7 +71,7 @@ class StridedConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] -> [batch, outputs]."""
-        return self.layers(self.pixels(x).contiguous(memory_format=self.format))
+        return to_outputs(self.layers, self.pixels(x).contiguous(memory_format=self.format))
 
     def parallel_plan(self) -> dict[str, Division]:
         """How its layers may be divided between ranks."""
