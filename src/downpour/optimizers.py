@@ -69,12 +69,13 @@ class RMSprop(Optimizer):
         torch._foreach_mul_(square, group["alpha"])
         torch._foreach_addcmul_(square, gradients, gradients, forget)
         spread: Any = square
+        add: Any = torch._foreach_add
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread = torch._foreach_addcmul(square, mean, mean, -1.0)
+            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # it is nobody's state
         if group["eps_inside"]:
-            root: Any = torch._foreach_add(spread, group["eps"])
+            root = add(spread, group["eps"])
             torch._foreach_sqrt_(root)
         else:
             root = torch._foreach_sqrt(spread)
@@ -104,3 +105,8 @@ class RMSprop(Optimizer):
 def capturable(kind: Any, fused: Any) -> bool:
     """Whether a CUDA graph can hold a step of an optimizer of this class: Torch's by their fused kernels."""
     return kind is RMSprop or (kind in (Adam, AdamW, SGD) and bool(fused))
+
+
+def _add_in_place(tensors: list[Tensor], number: float) -> list[Tensor]:
+    torch._foreach_add_(tensors, number)
+    return tensors

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
 from downpour.networks.division import Division, divide_linear
-from downpour.networks.exploring import Dueling, NoisyLinear
+from downpour.networks.exploring import Dueling, NoisyLinear, to_outputs
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
 
@@ -62,7 +62,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
-        return self.layers(x)
+        return to_outputs(self.layers, x)
 
     def in_order(self) -> list[nn.Module]:
         """What an input passes through, one after another; a pipeline may cut between any two."""
@@ -85,15 +85,17 @@ def fully_connected(
     residual: bool = False,
     atoms: int | None = None,
     noise: float = 0.0,
+    linear: type[nn.Linear] = nn.Linear,
 ) -> nn.Sequential:
     """The layers of an `MLP`: [batch, width] -> [batch, outputs].
 
     Args:
         atoms: outputs of one action, of a dueling head; None has one stream only.
+        linear: what computes an affine map without noise.
     """
 
     def affine(before: int, after: int, bias: bool = True) -> nn.Module:
-        return NoisyLinear(before, after, noise) if noise else nn.Linear(before, after, bias=bias)
+        return NoisyLinear(before, after, noise) if noise else linear(before, after, bias=bias)
 
     def stack(width: int, sizes: list[int], outputs: int | None) -> nn.Sequential:
         layers: list[nn.Module] = []
