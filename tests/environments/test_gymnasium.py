@@ -99,3 +99,11 @@ def test_an_unknown_id_is_answered_with_the_nearest(id: str, words: list[str]) -
 def test_arguments_it_does_not_take_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^env\.kwargs=.*is_slipery"):
         Gymnasium(id="FrozenLake-v1", kwargs={"is_slipery": False})
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"env\.id=InvertedPendulum-v5: needs a package .*gymnasium\[mujoco\]"):
+        Gymnasium(id="InvertedPendulum-v5")
