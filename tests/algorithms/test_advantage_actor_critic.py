@@ -18,7 +18,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 from downpour import dynamic_programming as dp
 from downpour.algorithms.advantage_actor_critic import AdvantageActorCritic
 from downpour.algorithms.ppo import PPO
-from downpour.algorithms.returns import generalized_advantage
+from downpour.algorithms.returns import RewardNormalizer, generalized_advantage
 from downpour.checkpoints import read
 from downpour.config import ConfigError
 from downpour.environments import Gymnasium
@@ -161,6 +161,75 @@ def test_the_ppo_loss_is_torchrls(actions: Any) -> None:
     assert 0 < metrics["clip_fraction"] < 1
 
 
+def test_the_clipped_value_loss_is_torchrls() -> None:
+    rule = make(PPO, DISCRETE, minibatches=1, epochs=1, value_clip=0.05)
+    (batch,) = rule.learn(rollout(DISCRETE))
+    for parameter in rule.value.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    actor, critic, rows = theirs(rule, batch)
+    rows["state_value"] = batch["value"][:, None]
+    oracle = ClipPPOLoss(
+        actor, critic, entropy_bonus=False, critic_coeff=1.0, loss_critic_type="l2", clip_value=0.05, reduction="mean"
+    )
+    expected, found = oracle(rows)["loss_critic"].item(), rule.loss(batch)[1]["value_loss"].item()
+    assert found == pytest.approx(expected, abs=1e-6)
+    rule.value_clip = None
+    assert found > rule.loss(batch)[1]["value_loss"].item()
+
+
+def test_passes_end_once_the_policy_has_moved_far_enough() -> None:
+    rule = make(PPO, DISCRETE, minibatches=2, epochs=10, target_kl=0.01)
+    assert len(list(rule.learn(rollout(DISCRETE)))) == 20  # nobody moves it
+    made = 0
+    for _ in rule.learn(rollout(DISCRETE)):
+        made += 1
+        if made == 5:
+            for parameter in rule.policy.parameters():
+                parameter.data += 0.5 * torch.randn_like(parameter)
+    assert made == 6  # seen at the end of the third pass
+
+
+def test_more_minibatches_than_transitions_are_refused() -> None:
+    rule = make(PPO, DISCRETE, minibatches=50)
+    with pytest.raises(ConfigError, match=r"algo\.minibatches=50: a round has only 4\d transitions"):
+        next(rule.learn(rollout(DISCRETE)))
+
+
+def test_rows_of_weight_nothing_are_not_in_the_statistics() -> None:
+    rule = make(AdvantageActorCritic, DISCRETE, normalize_observations=True)
+    rows = rollout(DISCRETE)
+    list(rule.batches(rows))
+    counted = rows["observation"][rows["weight"].bool()].double()
+    assert 0 < len(counted) < rows["weight"][1:].numel()
+    torch.testing.assert_close(rule.normalizer.mean, counted.mean(0))
+    torch.testing.assert_close(rule.normalizer.squares, (counted - counted.mean(0)).square().sum(0))
+    seen = rule.seen(counted.float())
+    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(3))
+
+
+def test_rewards_are_divided_by_the_deviation_of_their_discounted_sums() -> None:
+    """As a loop over single environments computes it, across the border of two rounds."""
+    rows = rollout(DISCRETE, steps=24)
+    rows["first"] = torch.cat([torch.zeros(1, 4, dtype=torch.bool), (rows["terminated"] | rows["truncated"])[:-1]])
+    rows["reward"] = torch.where(rows["first"], 0.0, rows["reward"])
+    normalizer, sums = RewardNormalizer(0.9), []
+    for e in range(4):
+        total = 0.0
+        for t in range(1, 25):
+            total = 0.0 if rows["first"][t, e] else 0.9 * total + float(rows["reward"][t, e])
+            if not rows["first"][t, e]:
+                sums.append((t, total))
+    for begin in (0, 12):
+        part = rows[begin : begin + 13].clone()
+        part["weight"] = (~part["first"]).float()
+        part["weight"][0] = 0
+        given = part.clone()
+        found = normalizer(part)
+        deviation = torch.tensor([s for t, s in sums if t <= begin + 12], dtype=torch.float64).std(correction=0)
+        torch.testing.assert_close(found["reward"], (given["reward"] / deviation).float())
+        assert torch.equal(part["reward"], given["reward"])
+
+
 def test_a_pass_sees_every_step_once_in_as_many_parts_as_asked() -> None:
     rule = make(PPO, DISCRETE, minibatches=5, epochs=2)
     rows = rollout(DISCRETE)
@@ -172,7 +241,13 @@ def test_a_pass_sees_every_step_once_in_as_many_parts_as_asked() -> None:
 
 @pytest.mark.parametrize("overrides", [("algo=ppo", "env=cartpole"), ("algo=advantage_actor_critic", "env=pendulum")])
 def test_it_resumes_exactly(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    options = ("algo.normalize_observations=true", "data.num_envs=2", "data.round_steps=25", "model.hidden=[16]")
+    options = (
+        "algo.normalize_observations=true",
+        "algo.normalize_rewards=true",
+        "data.num_envs=2",
+        "data.round_steps=25",
+        "model.hidden=[16]",
+    )
     resumes_exactly(tmp_path, *overrides, *options)
 
 

@@ -165,3 +165,11 @@ def test_actions_that_no_rule_chooses_are_answered_once() -> None:
             Gymnasium(id="Combined-v0")
     finally:
         del gym.registry["Combined-v0"]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"env\.id=InvertedPendulum-v5: needs a package .*gymnasium\[mujoco\]"):
+        Gymnasium(id="InvertedPendulum-v5")

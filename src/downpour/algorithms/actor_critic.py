@@ -115,7 +115,7 @@ class ActorCritic(Algorithm):
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) = Q(x, p(x)), by the critic that the actor climbs: [batch, ...] -> [batch]."""
-        return self.q(self.critics, observation, self.deterministic(self.actor, observation))[0]
+        return self.q(self.critics[:1], observation, self.deterministic(self.actor, observation))[0]
 
     def bootstrap(self, observation: Tensor) -> Tensor:
         """Q(x, p(x)) of the target networks, the least of the critics: [batch, ...] -> [batch]."""
@@ -137,16 +137,20 @@ class ActorCritic(Algorithm):
     def actor_loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus G(theta^A) of (63); the critic is only looked at."""
         observation = batch["observation"]
-        value = self.frozen_q(observation, self.deterministic(self.actor, observation))[0]
+        action = self.deterministic(self.actor, observation)
+        value = self.frozen_q(self.critics[:1], observation, action)[0]
         loss = -weighted_mean(value, batch.get("weight"))
         return loss, {"actor_loss": loss.detach()}
 
-    def frozen_q(self, observation: Tensor, action: Tensor) -> Tensor:
-        """`q` of the critics being learned, whose weights take no gradient: [critics, batch]."""
-        pair = torch.cat([self.features(observation), action], -1)
-        weights = [{name: p.detach() for name, p in critic.named_parameters()} for critic in self.critics]
-        parts = zip(self.critics, weights, strict=True)
-        return torch.stack([torch.func.functional_call(critic, w, pair).squeeze(-1) for critic, w in parts])
+    def frozen_q(self, critics: nn.ModuleList, observation: Tensor, action: Tensor) -> Tensor:
+        """`q` of critics being learned, whose weights take no gradient here: [critics, batch]."""
+        learning = [p for p in critics.parameters() if p.requires_grad]
+        for p in learning:
+            p.requires_grad_(False)
+        value = self.q(critics, observation, action)
+        for p in learning:
+            p.requires_grad_(True)
+        return value
 
     def variant(self) -> Hashable:
         """Whether the actor learns, too."""
@@ -165,7 +169,8 @@ class ActorCritic(Algorithm):
         super().advance()
         if self.target_critics is not self.critics and self.gradient_steps % self.target_every == 0:
             move_towards(self.target_critics, self.critics, self.target_tau)
-            move_towards(self.target_actor, self.actor, self.target_tau)
+            if self.target_actor is not self.actor:
+                move_towards(self.target_actor, self.actor, self.target_tau)
 
     def capture(self) -> dict[str, Any]:
         return {} if self.noise is None else self.noise.capture()

@@ -64,20 +64,22 @@ class Reinforce(StochasticPolicy):
         )
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = self.policy(self.seen(batch["observation"]))
-        log_prob = self.head.distribution(outputs).log_prob(batch["action"])
+        observation = self.seen(batch["observation"])
+        distribution = self.head.distribution(self.policy(observation))
+        log_prob = distribution.log_prob(batch["action"])
         to_come, episodes = batch["return"], batch["ends"].sum()
         value_loss: Tensor | float = 0.0
         advantage = to_come
         if self.baseline == "value":
-            value = self.state_values(batch["observation"])
+            assert self.value is not None
+            value = self.value(observation).squeeze(-1)
             value_loss = (value - to_come).square().sum() / episodes
             advantage = to_come - value.detach()
         elif self.baseline == "batch_mean":
             advantage = to_come - to_come.mean()
         if self.normalize_returns:
             advantage = advantage / advantage.std(correction=0).clamp(min=1e-8)
-        entropy = self.entropy(outputs)
+        entropy = self.entropy(distribution, log_prob)
         loss = score_function_loss(log_prob, advantage, episodes)
         loss = loss - self.entropy_coefficient * entropy.sum() / episodes + self.value_coefficient * value_loss
         metrics = {"entropy": entropy.detach(), "advantage_std": advantage.std(correction=0)}

@@ -87,7 +87,7 @@ class SAC(ActorCritic):
         """Mean of alpha log p - min Q; the critics are only looked at."""
         observation = batch["observation"]
         action, log_prob = self.draw(observation)
-        value = self.frozen_q(observation, action).amin(0)
+        value = self.frozen_q(self.critics, observation, action).amin(0)
         loss = weighted_mean(self.log_alpha.exp().detach() * log_prob - value, batch.get("weight"))
         return loss, {
             "actor_loss": loss.detach(),

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from downpour.scaling.link import PATIENCE, end_with_parent, fresh
 from downpour.strategies.board import Board
 from downpour.strategies.link import Link
-from downpour.strategies.parameter_server import ParameterServer
+from downpour.strategies.parameter_server import ParameterServer, ParameterSet
 from downpour.strategies.transport import listen, serve
 
 WORKERS = (1, 2)  # that the model is fitted to
@@ -66,12 +67,8 @@ def _measure(workers: Sequence[int], servers: Sequence[int], sizes: Sequence[int
 def _server(listener: Any, token: bytes, workers: int) -> None:
     end_with_parent()
     torch.set_num_threads(1)
-    server = ParameterServer(
-        lambda parameters: torch.optim.Adam(parameters, lr=1e-6, fused=True),
-        Board(workers, PATIENCE),
-        bound=None,
-        aware=False,
-    )
+    optimizer = partial(torch.optim.Adam, lr=1e-6, fused=True)
+    server = ParameterServer(Board(workers, PATIENCE), partial(ParameterSet, make_optimizer=optimizer, bound=None))
     serve(listener, token, server.serve)
 
 
