@@ -191,7 +191,7 @@ def test_passes_end_once_the_policy_has_moved_far_enough() -> None:
 
 def test_more_minibatches_than_transitions_are_refused() -> None:
     rule = make(PPO, DISCRETE, minibatches=50)
-    with pytest.raises(ConfigError, match=r"algo\.minibatches=50: a round has only 4\d transitions"):
+    with pytest.raises(ConfigError, match=r"a round of 4\d transitions .* makes no 50 gradient steps"):
         next(rule.learn(rollout(DISCRETE)))
 
 

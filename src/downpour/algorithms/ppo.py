@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.algorithms.advantage_actor_critic import AdvantageActorCritic
-from downpour.config import ConfigError, PositiveFloat, PositiveInt
+from downpour.config import PositiveFloat, PositiveInt
 
 
 class PPO(AdvantageActorCritic):
@@ -42,14 +42,7 @@ class PPO(AdvantageActorCritic):
         return settings["epochs"] * settings["minibatches"]
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
-        """
-        Raises:
-            ConfigError: more minibatches than there are transitions.
-        """
         steps = self.steps_of(round)
-        if len(steps) < self.minibatches:
-            advice = f"a round has only {len(steps)} transitions; lower it, or raise data.round_steps or data.num_envs"
-            raise ConfigError("algo.minibatches", self.minibatches, advice)
         steps["log_prob"] = self.log_prob(steps)  # the weights are still those that acted
         for _ in range(self.epochs):
             order = torch.randperm(len(steps), device=steps["return"].device)
