@@ -90,6 +90,18 @@ class Running:
         """Send a signal."""
         os.kill(self.pid, number)
 
+    def has_got(self, number: int) -> bool:
+        """Whether no such signal is on its way any more."""
+        return not any(self._signals(kind) & 1 << (number - 1) for kind in ("SigPnd", "ShdPnd"))
+
+    def catches(self, number: int) -> bool:
+        """Whether it has a handler for this signal."""
+        return bool(self._signals("SigCgt") & 1 << (number - 1))
+
+    def _signals(self, kind: str) -> int:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith(kind)).split()[1], 16)
+
     def wait_until(self, condition: Callable[[], Any], timeout: float = 240) -> None:
         """Wait until `condition()` is true; fails if the process ends before."""
         for _ in range(int(timeout / 0.005)):
@@ -196,6 +208,30 @@ def killed_half_written(nth: int) -> None:
         original(handle)
 
     os.fsync = fsync
+
+
+def killed_at_call(nth: int) -> None:
+    """Kill this process in the nth function that Python calls once the run has begun."""
+    from downpour import jobs
+
+    run, count = jobs.run, 0
+
+    def counted(frame: Any, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event == "call"
+        if count == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run_counted(*arguments: Any) -> Any:
+        sys.setprofile(counted)
+        return run(*arguments)
+
+    jobs.run = run_counted
+
+
+def size(path: Path) -> int:
+    """Of a file; 0 where there is none."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -1,4 +1,7 @@
-"""Environments that get in the way: Slow-v0 takes its time, Broken-v0 raises on rank 1, NotANumber-v0 hands out NaN."""
+"""Environments that get in the way: Slow-v0 takes its time, Broken-v0 raises on rank 1, NotANumber-v0 hands out NaN.
+
+Each step adds a byte to the file that $SLOW_STEPS names, if it is set.
+"""
 
 import os
 import time
@@ -21,6 +24,9 @@ class Slow(gym.Env):
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         time.sleep(self.seconds)
+        if path := os.environ.get("SLOW_STEPS"):
+            with open(path, "a") as file:
+                file.write(".")
         self.t += 1
         return np.full(1, self.t, np.float32), 1.0, self.t == 10, False, {}
 

@@ -35,7 +35,12 @@ def checked(*overrides: str) -> dict[str, Any]:
 
 # Choices that go with some others only.
 COMPANIONS = {
+    "callbacks=classification": ["algo=supervised", "callbacks=classification"],
+    "callbacks=generation": ["algo=gan", "callbacks=generation"],
+    "callbacks=regression": ["algo=supervised", "data=regression", "callbacks=regression"],
+    "env=none": ["algo=supervised"],
     "length=gradient_steps": ["algo=supervised"],
+    "optimizer=lbfgs": ["algo=supervised", "optimizer=lbfgs"],
     "strategy=backup_workers": ["trainer.devices=2", "strategy=backup_workers"],
     "strategy=fsdp2_tp": ["trainer.devices=4", "strategy=fsdp2_tp"],
     "strategy=pipeline": ["algo=supervised", "strategy=pipeline"],

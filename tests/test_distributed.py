@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
-from tests.commands import DOOR, SMALL, Commands, assert_same, rows
+from tests.commands import DOOR, SMALL, Commands, assert_same, rows, size
 from tests.ranks import free_port
 
 TWO = (*SMALL, "trainer=ddp_cpu")
@@ -174,6 +175,25 @@ def environment_of(pid: int) -> str:
     return "\0" + Path(f"/proc/{pid}/environ").read_text()
 
 
+@pytest.mark.parametrize("victim", ["launcher", "rank"])
+def test_killed_at_random(commands: Commands, straight: Path, victim: str) -> None:
+    """When as many bytes of metrics as a seed says are written."""
+    run = commands.folder / "run"
+    written = int(np.random.default_rng(len(victim)).integers(1, size(straight / "metrics.csv")))
+    running = commands.start(*TWO, f"hydra.run.dir={run}")
+    running.wait_until(lambda: size(run / "metrics.csv") >= written)
+    ranks = [pid for pid in processes_of(run) if "\0RANK=" in environment_of(pid)]
+    os.kill(running.pid if victim == "launcher" else ranks[-1], signal.SIGKILL)
+    running.wait()
+    for _ in range(100):
+        if not processes_of(run):
+            break
+        time.sleep(0.1)
+    ended = commands.run(f"resume={run}")
+    assert ended.code == 0, ended.text
+    assert_same(run, straight)
+
+
 def test_an_error_on_one_rank_ends_the_run(commands: Commands) -> None:
     ended = commands.run(*TWO, "hydra.run.dir=run", "env.id=tests.slow:Broken-v0", environment=TESTS_FOUND)
     assert ended.code == 1
@@ -199,12 +219,14 @@ def test_bad_input_that_all_ranks_find_is_told_once(commands: Commands) -> None:
 def test_ctrl_c_twice_ends_all_ranks_at_once(commands: Commands) -> None:
     run = commands.folder / "run"
     arguments = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000", "logger=[]")
-    running = commands.start(*TWO, f"hydra.run.dir={run}", *arguments, environment=TESTS_FOUND)
-    running.wait_until((run / "checkpoints").exists)
-    time.sleep(1)
+    steps = commands.folder / "steps"
+    surroundings = {**TESTS_FOUND, "SLOW_STEPS": str(steps)}
+    running = commands.start(*TWO, f"hydra.run.dir={run}", *arguments, environment=surroundings)
+    running.wait_until(lambda: size(steps) > 16)  # a round is under way
     running.kill(signal.SIGINT)
-    time.sleep(1)
-    assert running.alive()  # it waits for the round to end
+    running.wait_until(lambda: running.has_got(signal.SIGINT))
+    before = size(steps)
+    running.wait_until(lambda: size(steps) > before + 16)  # it waits for the round to end
     running.kill(signal.SIGINT)
     ended = running.wait()
     assert ended.code == 128 + signal.SIGINT

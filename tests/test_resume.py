@@ -2,20 +2,22 @@
 
 import json
 import signal
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tests.commands import (
     SMALL,
     Commands,
     assert_same,
     checkpoint,
+    killed_at_call,
     killed_at_replace,
     killed_half_written,
     rows,
+    size,
 )
 
 KINDS = {
@@ -32,10 +34,6 @@ KINDS = {
     ),
     "cannot be frozen": ("env.id=Blackjack-v1", "env.vectorization=sync"),
 }
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def test_killed_again_and_again(commands: Commands, finished_run: Path) -> None:
@@ -63,6 +61,25 @@ def test_killed_again_and_again(commands: Commands, finished_run: Path) -> None:
     assert {k: v for k, v in summary.items() if k not in clocked} == {
         k: v for k, v in straight.items() if k not in clocked
     }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random(commands: Commands, finished_run: Path, seed: int) -> None:
+    """In whatever it is at, three times or until it is through."""
+    arguments: tuple[str, ...] = (*SMALL, "hydra.run.dir=run")
+    moments = np.random.default_rng(seed).integers(1, 150_000, 3)
+    kills = 0
+    for sabotage in [*(partial(killed_at_call, int(nth)) for nth in moments), None]:
+        ended = commands.run(*arguments, sabotage=sabotage)
+        if ended.code == 0:
+            break
+        assert ended.code == -signal.SIGKILL, ended.text
+        kills += 1
+        if (commands.folder / "run" / "config.yaml").exists():
+            arguments = ("resume=run",)
+    assert ended.code == 0, ended.text
+    assert kills > 0
+    assert_same(commands.folder / "run", finished_run)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,14 +117,16 @@ def test_stopped_by_a_signal(commands: Commands, finished_run: Path, number: sig
 
 
 def test_ctrl_c_twice_ends_at_once(commands: Commands) -> None:
-    running = commands.start(*SMALL, "hydra.run.dir=run", "env.id=tests.slow:Slow-v0", "data.round_steps=1000")
-    running.wait_until((commands.folder / "run" / "checkpoints").exists)
-    time.sleep(1)
+    steps = commands.folder / "steps"
+    slow = ("env.id=tests.slow:Slow-v0", "data.round_steps=1000")
+    running = commands.start(*SMALL, "hydra.run.dir=run", *slow, environment={"SLOW_STEPS": str(steps)})
+    running.wait_until(lambda: running.catches(signal.SIGHUP) and size(steps))  # a round is under way
     running.kill(signal.SIGINT)
-    time.sleep(0.5)
-    assert running.alive()  # it waits for the round to end
+    running.wait_until(lambda: running.has_got(signal.SIGINT))
+    before = size(steps)
+    running.wait_until(lambda: size(steps) > before + 8)  # it waits for the round to end
     running.kill(signal.SIGINT)
-    assert running.wait(10).code == -signal.SIGINT
+    assert running.wait().code == -signal.SIGINT
 
 
 def test_longer_than_planned(commands: Commands, copy_of_run: Callable[[str], Path]) -> None:
