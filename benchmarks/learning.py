@@ -6,6 +6,7 @@ python benchmarks/learning.py cleanrl-cartpole 10
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,16 @@ def _interval(values: list[float]) -> str:
     return f"{mean:.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
+def main(seeds: int, names: Sequence[str] = tuple(STUDIES)) -> str:
+    """Train what is missing; return the table."""
+    lines = ["| protocol | seeds | last 100 training episodes, mean [95 %] | final greedy evaluation, mean [95 %] |"]
+    lines.append("|---|---|---|---|")
+    for name in names:
+        lines.append(study(name, seeds, ROOT / "outputs" / "bench"))
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
     chosen = [name for name in sys.argv[1:] if name in STUDIES] or list(STUDIES)
-    seeds = next((int(word) for word in sys.argv[1:] if word.isdigit()), 10)
-    print("| protocol | seeds | last 100 training episodes, mean [95 %] | final greedy evaluation, mean [95 %] |")
-    print("|---|---|---|---|")
-    for name in chosen:
-        print(study(name, seeds, ROOT / "outputs" / "bench"), flush=True)
+    print(main(next((int(word) for word in sys.argv[1:] if word.isdigit()), 10), chosen))
