@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -153,7 +153,23 @@ def _interval(values: Sequence[float]) -> str:
     return f"{mean:.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
-def main(
+def main(seeds: int) -> str:
+    """All studies, one run after another; returns the table.
+
+    Raises:
+        SystemExit: a run failed.
+    """
+    if wrong := Pool(1).train(list(STUDIES), seeds, RUNS):
+        sys.exit("\n".join(wrong))
+    return table({name: study(name, seeds, RUNS) for name in STUDIES})
+
+
+def table(results: Mapping[str, dict[str, Any]]) -> str:
+    """All studies, a line each."""
+    return "\n".join([HEADER, *(line(name, result) for name, result in results.items())])
+
+
+def measure(
     studies: Sequence[str],
     seeds: int = 10,
     *,
@@ -165,7 +181,7 @@ def main(
     """Train, print the table, write `learning.json`; returns what went wrong, a line each."""
     failures = Pool(workers, seconds).train(studies, seeds, runs.resolve())
     results = {name: study(name, seeds, runs) for name in studies}
-    print("\n".join([HEADER, *(line(name, result) for name, result in results.items())]), flush=True)
+    print(table(results), flush=True)
     out = runs if out is None else out
     out.mkdir(parents=True, exist_ok=True)
     (out / "learning.json").write_text(json.dumps(results) + "\n")
@@ -190,7 +206,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = arguments()
-    wrong = main(
+    wrong = measure(
         given.studies or list(STUDIES),
         given.seeds,
         workers=given.workers,

@@ -6,12 +6,12 @@ the parameters sent back. No authentication, no counters, one optimizer, nobody 
   python benchmarks/parameter_server.py
 """
 
-import argparse
 import multiprocessing
 import os
 import secrets
 import socket
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -150,24 +150,19 @@ def measure(kind: str, sizes: Any, workers: int, seconds: float) -> float:
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
-    parser.add_argument("--repeats", type=int, default=5, help="of each pair, by turns")
-    options = parser.parse_args()
-    print(f"pushes a second, each answered with the parameters; {os.cpu_count()} cores; medians of {options.repeats}")
-    print("| message | workers | bare loop | parameter server | ratio |")
-    print("|---|---|---|---|---|")
+def main(turns: int, seconds: float = 2.0) -> str:
+    """Measure pairs by turns, each for so many seconds; return the table."""
+    lines = [f"Pushes a second, each answered with the parameters; {os.cpu_count()} cores; medians of {turns}.", ""]
+    lines += ["| message | workers | bare loop | parameter server | ratio |", "|---|---|---|---|---|"]
     for name, sizes in SIZES.items():
         for workers in (1, 2):
-            pairs = [
-                [measure(kind, sizes, workers, options.seconds) for kind in ("bare", "framework")]
-                for _ in range(options.repeats)
-            ]
+            pairs = [[measure(kind, sizes, workers, seconds) for kind in ("bare", "framework")] for _ in range(turns)]
             bare, ours = (statistics.median(each) for each in zip(*pairs, strict=True))
             ratio = statistics.median(ours / bare for bare, ours in pairs)
-            print(f"| {name} | {workers} | {bare:.0f} | {ours:.0f} | {ratio:.2f} |", flush=True)
+            lines.append(f"| {name} | {workers} | {bare:.0f} | {ours:.0f} | {ratio:.2f} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))

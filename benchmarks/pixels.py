@@ -1,21 +1,22 @@
-"""MinAtar and Atari, environment steps a second: this framework and Stable-Baselines3, in turn, several times.
+"""MinAtar and Atari, environment steps a second: this framework, a bare loop and Stable-Baselines3, in turn.
 
 The same network, hyperparameters and gradient steps for each environment step; each measurement is a process of its
 own. The machine's speed drifts, so what counts is the ratio of two measurements of the same turn.
 
-    python benchmarks/pixels.py minatar 3        # three turns
-    python benchmarks/pixels.py atari 3
+    python benchmarks/pixels.py 3                # three turns of both
+    python benchmarks/pixels.py 3 atari
 """
 
 import csv
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from speed import HERE, run
 
-STEPS = {"minatar": 10_000, "atari": 1_600}
+STEPS = {"minatar": 20_000, "atari": 8_400}  # 18 000 and 2 000 gradient steps
 WARMUP = {"minatar": 2_000, "atari": 400}
 THREADS = {"minatar": 1, "atari": 2}
 
@@ -49,11 +50,24 @@ def sb3(scale: str, envs: int) -> float:
     return float(run([str(HERE / "peer_sb3_pixels.py"), *arguments]).splitlines()[-1])
 
 
-def main(scale: str, turns: int) -> str:
-    """Measure; return the table."""
+def bare(scale: str, *more: str) -> float:
+    """The bare loop."""
+    arguments = [scale, str(STEPS[scale]), str(WARMUP[scale]), str(THREADS[scale])]
+    return float(run([str(HERE / "bare_pixels.py"), *arguments, *more]).splitlines()[-1])
+
+
+def main(turns: int, scales: Sequence[str] = tuple(STEPS)) -> str:
+    """Measure; return the tables."""
+    return "\n\n".join(f"### {scale}\n\n{table(scale, turns)}" for scale in scales)
+
+
+def table(scale: str, turns: int) -> str:
+    """Measure at one scale; return the table."""
     measures = {"downpour": lambda: downpour(scale)}
     if scale == "atari":
         measures["downpour, bf16-mixed"] = lambda: downpour(scale, "trainer.precision=bf16-mixed")
+        measures["bare loop, bf16"] = lambda: bare(scale, "bf16")
+    measures["bare loop"] = lambda: bare(scale)
     for envs in (1, 8):
         measures[f"Stable-Baselines3, {envs} environment{'s' * (envs > 1)}"] = lambda envs=envs: sb3(scale, envs)
     found: dict[str, list[float]] = {name: [] for name in measures}
@@ -70,4 +84,4 @@ def main(scale: str, turns: int) -> str:
 
 
 if __name__ == "__main__":
-    print(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3))
+    print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3, sys.argv[2:] or tuple(STEPS)))

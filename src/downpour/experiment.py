@@ -28,6 +28,7 @@ from downpour.config import (
     check_arguments,
     locate,
     nearest,
+    parameters,
     settings_of,
     show,
 )
@@ -107,6 +108,28 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         strategy.check(algorithm, data, groups)
     graphs.check(hardware, algorithm, groups)
     return {**settings, **groups}
+
+
+def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
+    """Refuse what the processes of this node could not hold, before any of them is started.
+
+    Raises:
+        ConfigError: with what is needed and what would fit.
+    """
+    data: Any = locate(config["data"]["_target_"], "data")
+    if not hasattr(data, "check_room"):
+        return
+    run = Run(
+        directory=directory,
+        seed=config["seed"],
+        total_steps=config[length_key(config)],
+        eval_every=config["eval_every"],
+        eval_episodes=config.get("eval_episodes") or 0,
+        world_size=hardware.world_size,
+    )
+    known = {name: each.default for name, each in parameters(data).items() if each.default is not each.empty}
+    options = {name: value for name, value in {**known, **config["data"]}.items() if name != "_target_"}
+    data.check_room(build_group(config, "env"), run, hardware.devices, **options)
 
 
 def length_key(config: Mapping[str, Any]) -> str:

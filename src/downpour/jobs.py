@@ -49,6 +49,8 @@ def run(
     launch = launcher(config, hardware)
     if world_size is not None:  # somebody else's torchrun started this process and the others
         hardware.check_world(world_size)
+    if launch:
+        experiment.check_room(config, directory, hardware)
     if rank or hardware.node_rank:
         launch(config, directory, hardware) if launch else take_part(config, directory)
         return None

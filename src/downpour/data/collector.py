@@ -30,6 +30,22 @@ class Episode(NamedTuple):
     environment: int
 
 
+def row_dtype(observation_space: gym.Space, action_space: gym.Space, stack: int) -> np.dtype:
+    """A row as a structured type; of a stack of frames it holds the newest."""
+    observed, kind = observation_space.shape or (), observation_space.dtype
+    is_box = isinstance(action_space, gym.spaces.Box)
+    return np.dtype(
+        [
+            ("observation", np.float32 if kind == np.float64 else kind, observed if stack == 1 else observed[1:]),
+            ("action", np.float32 if is_box else np.int64, action_space.shape or ()),
+            ("reward", np.float32),
+            ("terminated", bool),
+            ("truncated", bool),
+            ("first", bool),
+        ]
+    )
+
+
 class Collector:
     """Steps environments and writes what happens as rows.
 
@@ -63,15 +79,9 @@ class Collector:
         self._return = np.zeros(self.num_envs)
         self._length = np.zeros(self.num_envs, np.int64)
         self.finished = np.zeros(self.num_envs, np.int64)
-        space = environments.single_observation_space
-        self._dtype = np.float32 if space.dtype == np.float64 else space.dtype
-        self._action_shape = environments.single_action_space.shape or ()
-        self._action_dtype = np.float32 if isinstance(environments.single_action_space, gym.spaces.Box) else np.int64
-
-    @property
-    def row_dtype(self) -> np.dtype:
-        """A row as a structured type."""
-        return np.dtype([(name, v.dtype, v.shape[2:]) for name, v in self.blank(1).items()])
+        spaces = environments.single_observation_space, environments.single_action_space
+        self.row_dtype = row_dtype(*spaces, stack)
+        self._dtype = self.row_dtype["observation"].base
 
     @property
     def own_steps(self) -> int:
@@ -173,15 +183,8 @@ class Collector:
     def blank(self, steps: int) -> dict[str, np.ndarray]:
         """Rows [steps, num_envs] to be filled in."""
         shape = (steps, self.num_envs)
-        observed = self.environments.single_observation_space.shape or ()
-        return {
-            "observation": np.empty(shape + (observed if self.stack == 1 else observed[1:]), self._dtype),
-            "action": np.zeros((*shape, *self._action_shape), self._action_dtype),
-            "reward": np.zeros(shape, np.float32),
-            "terminated": np.zeros(shape, bool),
-            "truncated": np.zeros(shape, bool),
-            "first": np.zeros(shape, bool),
-        }
+        types = {name: self.row_dtype[name] for name in self.row_dtype.names or ()}
+        return {name: np.zeros((*shape, *each.shape), each.base) for name, each in types.items()}
 
     def counters(self) -> dict[str, Any]:
         """All that decides what comes after the next `start`, as plain data."""

@@ -1,7 +1,9 @@
 """How much memory there is, and what to say to who asks for more."""
 
+import bisect
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from downpour.config import ConfigError
@@ -26,28 +28,50 @@ def free_memory() -> int:
     return max(0, free)
 
 
-def check_room(rows: int, row_bytes: int, folder: Path | None) -> None:
-    """Before a ring is made: that it will fit, those of the other processes of this machine beside it.
+def check_room(
+    capacity: int, row_bytes: int, directory: Path, *, on_disk: bool, written: int, between: int, processes: int
+) -> None:
+    """Before rings are made: that they and the journals of their rows will fit.
 
     Args:
-        folder: where its files go; None keeps it in memory.
+        capacity: rows of a ring.
+        directory: the run's.
+        on_disk: whether the rings are files there; otherwise they are in memory.
+        written: rows that a process writes in the whole run.
+        between: rows that it writes between two checkpoints.
+        processes: of this machine, each with a ring and a journal of its own.
 
     Raises:
-        ConfigError: it will not; with what it needs and what would fit.
+        ConfigError: they will not; with what they need and what would fit.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if folder is None:
-        free, place = free_memory(), "of memory"
-    else:
-        existing = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-        free, place = shutil.disk_usage(existing).free, f"on the disk of {folder}"
-    need = rows * row_bytes * processes
-    if need <= (1 - SPARE) * free:
-        return
-    fits = int((1 - SPARE) * free / (row_bytes * processes))
-    rounded = fits - fits % 10 ** max(0, len(str(fits)) - 2)
-    advice = f"needs {gigabytes(need)} {place}, {gigabytes(free)} are free: data.capacity={rounded} would fit"
-    raise ConfigError("data.capacity", rows, advice + (", or data.storage=disk" if folder is None else ""))
+
+    def journal(rows: int) -> int:  # two checkpoints, in files of an eighth of the ring
+        return min(written, rows + 2 * (min(between, rows) + -(-rows // 8)))
+
+    existing = next(each for each in (directory, *directory.absolute().parents) if each.exists())
+    own = sum(each.stat().st_size for each in (directory / "replay").glob("*/*") if each.is_file())  # of a resumed run
+    disk = shutil.disk_usage(existing).free + own
+    size = row_bytes * processes
+    what = "for the ring and its journal" if on_disk else "for the journal of checkpoints"
+    places: list[tuple[int, str, Callable[[int], int]]] = [
+        (disk, f"on the disk of {directory} {what}", lambda rows: size * (journal(rows) + rows * on_disk))
+    ]
+    if not on_disk:
+        places.insert(0, (free_memory(), "of memory", lambda rows: size * rows))
+    fits = min(_most(capacity, (1 - SPARE) * free, need) for free, _, need in places)
+    for free, place, need in places:
+        if need(capacity) > (1 - SPARE) * free:
+            rounded = fits - fits % 10 ** max(0, len(str(fits)) - 2)
+            who = f"{processes} processes need" if processes > 1 else "needs"
+            advice = f"{who} {gigabytes(need(capacity))} {place}, {gigabytes(free)} are free"
+            advice += f": data.capacity={rounded} would fit" if rounded else ""
+            other = ", or data.storage=disk" if place == "of memory" else ""
+            raise ConfigError("data.capacity", capacity, advice + other)
+
+
+def _most(capacity: int, room: float, need: Callable[[int], int]) -> int:
+    """The most rows up to `capacity` that fit."""
+    return bisect.bisect_right(range(1, capacity + 1), room, key=need)
 
 
 def gigabytes(size: int) -> str:

@@ -225,4 +225,4 @@ class Replay:
     @property
     def _piece(self) -> int:
         """Rows that are copied at once: a ring of pixels must not be in memory twice."""
-        return max(1, min(self.capacity, 4096))
+        return max(1, min(self.capacity, 1024))

@@ -1,6 +1,7 @@
 """The off-policy stream: act, remember, draw."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.config import ConfigError, Discount, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from downpour.data.collector import row_dtype
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.memory import check_room
@@ -79,7 +81,8 @@ class ReplayData(Experience):
         if rows < least:
             raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
         directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
-        check_room(rows, self.collector.row_dtype.itemsize, directory)
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.check_room(environment, run, processes, capacity=rows, storage=storage)
         generator = torch.Generator().manual_seed(int(run.seed_sequence(Purpose.REPLAY).generate_state(1)[0]))
         self.memory = Replay(
             rows,
@@ -109,6 +112,34 @@ class ReplayData(Experience):
             return max(1, total_steps // (min(settings["batch_size"], settings["num_envs"]) * in_step))
         round_size = settings["num_envs"] * settings["round_steps"] * in_step
         return max(1, (total_steps - settings["warmup"]) * settings["updates"] // round_size)
+
+    @staticmethod
+    def check_room(
+        environment: Environment,
+        run: Run,
+        processes: int,
+        *,
+        capacity: int,
+        storage: str,
+        replay: bool = True,
+        **_: Any,
+    ) -> None:
+        """That the rings of so many processes of this machine will fit, and the journals of their checkpoints.
+
+        Raises:
+            ConfigError: they will not; with what they need and what would fit.
+        """
+        row = row_dtype(environment.observation_space, environment.action_space, environment.stack)
+        if replay:
+            check_room(
+                capacity,
+                row.itemsize,
+                run.directory,
+                on_disk=storage == "disk",
+                written=run.total_steps // run.in_step,
+                between=run.eval_every // run.in_step,
+                processes=processes,
+            )
 
     def _start(self) -> None:
         self.memory.extend(self.collector.start())
