@@ -14,6 +14,5 @@ if __name__ == "__main__":
         print(speed.main(5))
     if "distributed" in chosen:
         print(distributed.main(5))
-    if "learning" in chosen:
-        for name in learning.STUDIES:
-            print(learning.study(name, 10, learning.ROOT / "outputs" / "bench"), flush=True)
+    if "learning" in chosen and (wrong := learning.main(list(learning.STUDIES))):
+        sys.exit("\n".join(wrong))

@@ -60,7 +60,8 @@ BAD_INPUT = {
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
     "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
     "trainer.nodes=2": "trainer.port=null: several nodes need a port",
-    "strategy=fsdp": "strategy=fsdp: needs a GPU, and trainer.accelerator=cpu: use strategy=fsdp2",
+    "strategy=fsdp strategy.tensor_parallel=2": "strategy.tensor_parallel=2: does not divide the 1 rank(s)",
+    "trainer.cuda_graph=true": "trainer.cuda_graph=true: needs a GPU, and trainer.accelerator=cpu: use false",
     "resume=nosuch": "resume=nosuch: is not a run directory",
     "resume=.": "resume=.: is not a run directory",
 }
@@ -127,6 +128,55 @@ def test_a_run_is_not_written_over(commands: Commands, copy_of_run: Callable[[st
     (tmp / "notes.txt").write_text("keep")
     assert commands.run(*SMALL, "seed=-1", "hydra.run.dir=mine").code == 2
     assert (tmp / "notes.txt").read_text() == "keep"
+
+
+def refuse_late() -> None:
+    """Have the stream find bad input in a late round."""
+    from downpour.config import ConfigError
+    from downpour.data.replay_data import ReplayData
+
+    next_round = ReplayData._next_round
+
+    def refuse(self: ReplayData) -> object:
+        if self.step >= 640:
+            raise ConfigError("data.batch_size", 16, "too late")
+        return next_round(self)
+
+    ReplayData._next_round = refuse  # type: ignore[assignment, method-assign]
+
+
+def test_bad_input_that_is_found_late_loses_nothing(commands: Commands, finished_run: Path) -> None:
+    run = commands.folder / "run"
+    ended = commands.run(*SMALL, "hydra.run.dir=run", sabotage=refuse_late)
+    assert ended.code == 2
+    assert ended.err.splitlines()[-2:] == [
+        "error: data.batch_size=16: too late",
+        "the last checkpoint is whole: python src/train.py resume=run",
+    ]
+    assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 512
+    assert commands.run("resume=run").code == 0
+    assert_same(run, finished_run)
+
+
+def refuse_beside_another_node() -> None:
+    """Have the run find bad input when the other node has begun to write."""
+    from downpour import jobs
+    from downpour.config import ConfigError
+
+    def run(config: object, directory: Path, *rest: object) -> None:
+        (directory / "config.yaml").write_text("node 0's")
+        raise ConfigError("seed", 0, "refused")
+
+    jobs.run = run  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_a_node_removes_nothing_of_node_0(commands: Commands, node: int) -> None:
+    arguments = ("trainer=multi_node", f"trainer.node_rank={node}", "hydra.run.dir=shared")
+    ended = commands.run(*SMALL, *arguments, sabotage=refuse_beside_another_node)
+    assert_one_message(ended)
+    assert (commands.folder / "shared" / "config.yaml").exists() == (node == 1)
 
 
 def test_what_a_resumed_run_may_not_be_told(

@@ -37,7 +37,6 @@ def checked(*overrides: str) -> dict[str, Any]:
 COMPANIONS = {
     "length=gradient_steps": ["algo=supervised"],
     "strategy=backup_workers": ["trainer.devices=2", "strategy=backup_workers"],
-    "strategy=fsdp": ["trainer=gpu", "strategy=fsdp"],
     "strategy=fsdp2_tp": ["trainer.devices=4", "strategy=fsdp2_tp"],
     "strategy=pipeline": ["algo=supervised", "strategy=pipeline"],
     "strategy=sandblaster": ["algo=supervised", "optimizer=lbfgs", "strategy=sandblaster"],

@@ -8,7 +8,9 @@ import pytest
 from downpour.cost_model import (
     ALL_REDUCE,
     Link,
+    Server,
     fit,
+    fit_server,
     parameter_server,
     rabenseifner,
     recursive_doubling,
@@ -97,12 +99,13 @@ def test_stragglers_spread_the_staleness_and_do_not_hold_up_the_others() -> None
 
 def test_where_a_server_stops_paying() -> None:
     link, compute, size = Link(alpha=0.5, beta=0.01, gamma=0.01), 29.0, 100.0
-    most = stops_paying(compute, link, size)
+    most = stops_paying(compute, service(link, size))
     assert service(link, size) == pytest.approx(1 + 2 + 1) and most == pytest.approx(33 / 4)
     rates = {ranks: simulate(compute, ranks, service(link, size)).rate for ranks in (4, 8, 9, 16)}
     assert rates[8] / rates[4] == pytest.approx(2, rel=0.01)
     assert rates[16] == pytest.approx(rates[9], rel=0.01) == pytest.approx(1 / 4, rel=0.01)
-    assert stops_paying(compute, Link(0, 0), size) == math.inf
+    assert stops_paying(compute, 4.0, delay=3.0) == pytest.approx(36 / 4)
+    assert stops_paying(compute, 0.0) == math.inf
 
 
 def test_a_fit_finds_what_made_the_times() -> None:
@@ -114,3 +117,24 @@ def test_a_fit_finds_what_made_the_times() -> None:
     noisy = fit([(r, n, ring(truth, r, n) * rng.uniform(0.9, 1.1)) for r, n in grid * 20], gamma=truth.gamma)
     assert (noisy.alpha, noisy.beta) == pytest.approx((3e-5, 4e-10), rel=0.05)
     assert fit([(2, 1e6, 1e-9)], gamma=1.0).beta == 0  # never negative
+
+
+def test_pushes_wait_for_the_server_the_worker_or_a_core() -> None:
+    server = Server(alpha=3, beta=0.1, own_alpha=1, own_beta=0.2)
+    assert server.busy(100) == 13 and server.busy(100, 2) == 8 and server.own(100, 2) == 22
+    assert server.seconds(1, 100) == 13 + 21
+    assert server.seconds(2, 100) == (13 + 21) / 2
+    assert server.seconds(9, 100) == 13  # the server's turn
+    assert server.seconds(9, 100, 2) == 8
+    assert server.seconds(9, 100, 2, cores=2) == (2 * 8 + 22) / 2
+    rates = {workers: simulate(0.0, workers, server.busy(100), delay=server.own(100)).rate for workers in (1, 2, 9)}
+    assert [1 / rates[w] for w in (1, 2, 9)] == pytest.approx([server.seconds(w, 100) for w in (1, 2, 9)], rel=0.01)
+
+
+def test_a_fit_of_pushes_tells_the_servers_time_from_the_workers() -> None:
+    truth = Server(1e-4, 4e-10, 5e-5, 3e-10)
+    seen = [(w, s, n, truth.seconds(w, n, s)) for w in (1, 2) for s in (1, 2) for n in (4e3, 4e5, 4e6)]
+    found = fit_server(seen)
+    assert (found.alpha, found.beta) == pytest.approx((truth.alpha, truth.beta), rel=1e-3)
+    assert (found.own_alpha, found.own_beta) == pytest.approx((truth.own_alpha, truth.own_beta), rel=1e-3)
+    assert found.seconds(16, 1e6, 2) == pytest.approx(truth.seconds(16, 1e6, 2), rel=1e-3)

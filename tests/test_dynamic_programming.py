@@ -48,6 +48,7 @@ def test_no_policy_is_better() -> None:
 def test_a_process_solved_by_hand() -> None:
     """Stay for 1 a step, or leave for 3: with gamma = 1/2 staying is worth 2, so leaving is right."""
     mdp = dp.MDP(np.array([[[1.0], [0.0]]]), np.array([[1.0, 3.0]]))
+    assert dp.action_values(mdp, np.array([4.0]), 0.5)[0] == pytest.approx([1 + 0.5 * 4, 3])
     assert dp.value_iteration(mdp, 0.5).q[0] == pytest.approx([1 + 0.5 * 3, 3])
     assert dp.value_iteration(mdp, 0.8).v[0] == pytest.approx(5)  # now staying is: 1 / (1 - 0.8)
     v, policy = dp.finite_horizon(mdp, 4)
@@ -69,6 +70,21 @@ def test_finite_horizon_against_every_plan() -> None:
 
     best = [max(total(x, plan) for plan in itertools.product(range(2), repeat=3)) for x in range(4)]
     np.testing.assert_allclose(dp.finite_horizon(mdp, 3, 0.7)[0][3], best)
+
+
+def test_the_squared_residual_is_the_violation_squared() -> None:
+    """(48) where it is 1 + 0.5 * 2 - 4 and 3 - 2; (49) is 0 at the solution and nowhere near it."""
+    mdp = dp.MDP(np.array([[[1.0], [0.0]]]), np.array([[1.0, 3.0]]))
+    assert dp.squared_residual(mdp, np.array([[4.0, 2.0]]), 0.5)[0] == pytest.approx([(1 + 0.5 * 4 - 4) ** 2, 1.0])
+    mdp = random_mdp(0)
+    q = dp.value_iteration(mdp, 0.9).q
+    assert dp.squared_residual(mdp, q, 0.9).sum() < 1e-20 < dp.squared_residual(mdp, q + 0.1, 0.9).sum()
+
+
+def test_a_chain_is_never_ending_where_no_way_leads_out() -> None:
+    """0 and 1 lead to each other, 2 to 0 or out, 3 to itself or out."""
+    chain = np.array([[0, 1, 0, 0], [1, 0, 0, 0], [0.5, 0, 0, 0], [0, 0, 0, 0.9]])
+    assert dp.never_ending(chain).tolist() == [True, True, False, False]
 
 
 def test_a_reward_for_ever_is_an_error() -> None:

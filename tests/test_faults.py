@@ -16,6 +16,9 @@ import pytest
 import torch
 from tests.commands import DOOR, SMALL, Commands, Ended, assert_same, checkpoint
 
+from downpour.checkpoints import capture_generators
+from downpour.failures import explain
+
 MOUNTS = shutil.which("unshare") and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode == 0
 needs_mounts = pytest.mark.skipif(not MOUNTS, reason="a disk of a test's own needs a user namespace (unshare -rm)")
 
@@ -222,3 +225,14 @@ def test_a_terminal_that_goes_away(commands: Commands, finished_run: Path) -> No
     commands.run(*SMALL, "hydra.run.dir=run", sabotage=deafen)
     assert status(commands.folder / "run") == "finished"
     assert_same(commands.folder / "run", finished_run)
+
+
+def test_a_gpu_without_room_is_told_what_to_lower(tmp_path: Path) -> None:
+    told = str(explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB."), tmp_path))
+    assert told.startswith("out of memory (CUDA out of memory.") and "data.batch_size" in told
+    assert "data.on_device=false" in told and "data.capacity" not in told
+
+
+def test_generators_of_devices_that_are_not_used_are_not_saved() -> None:
+    if not torch.cuda.is_initialized():
+        assert capture_generators()["cuda"] == []

@@ -91,7 +91,7 @@ def test_monte_carlo_of_numbers_has_a_deviation(numbers: Path, tmp_path: Path) -
     arguments = (f"run={numbers}", "dropout=monte_carlo", "samples=50")
     result = evaluate(*arguments, out=tmp_path)
     assert result["algorithm"] == "Supervised" and set(result["metrics"]) == {"loss", "rmse", "mae", "r2"}
-    assert 0.01 < result["uncertainty"]["deviation"]["mean"] < 1
+    assert 0.05 < result["uncertainty"]["deviation"]["mean"] < 5  # in units of the target, whose own is about 5
     assert evaluate(*arguments, "seed=9", out=tmp_path)["metrics"] != result["metrics"]
 
 

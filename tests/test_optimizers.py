@@ -54,9 +54,10 @@ def centered(theta: Array, delta: float, rho: float) -> Iterator[Array]:
         yield theta
 
 
-def adam(theta: Array, delta: float, decay: float = 0.0) -> Iterator[Array]:
+def adam(theta: Array, delta: float, decay: float = 0.0, penalty: float = 0.0) -> Iterator[Array]:
     s, r, rho_1, rho_2 = np.zeros(5), np.zeros(5), 0.9, 0.999
     for t, g in enumerate(gradients(), 1):
+        g = g + penalty * theta
         theta = theta - LR * decay * theta
         s = rho_1 * s + (1 - rho_1) * g
         r = rho_2 * r + (1 - rho_2) * g * g
@@ -84,6 +85,7 @@ def sgd(theta: Array, momentum: float = 0.0, nesterov: bool = False) -> Iterator
         ("rmsprop", {"eps": 1e-4, "momentum": 0.5}, lambda theta: rmsprop(theta, 1e-4, 0.95, momentum=0.5)),
         ("rmsprop", {"eps": 1e-2, "centered": True}, lambda theta: centered(theta, 1e-2, 0.95)),
         ("adam", {"eps": 1e-4}, lambda theta: adam(theta, 1e-4)),
+        ("adam", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: adam(theta, 1e-4, penalty=0.1)),
         ("adamw", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: adam(theta, 1e-4, 0.1)),
     ],
 )
@@ -111,6 +113,46 @@ def test_rmsprop_with_delta_outside_is_torchs() -> None:
             parameter.grad = torch.from_numpy(g)
             optimizer.step()
     assert torch.allclose(ours, theirs, rtol=1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"centered": True, "eps_inside": False}])
+def test_the_step_size_of_rmsprop_may_be_a_tensor(options: dict[str, Any]) -> None:
+    from downpour.optimizers import RMSprop
+
+    ours, theirs = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
+    pair = [RMSprop([ours], lr=LR, **options), RMSprop([theirs], lr=LR, **options)]
+    pair[0].param_groups[0]["lr"] = torch.tensor(LR, dtype=torch.float64)
+    for g in gradients():
+        for parameter, optimizer in zip((ours, theirs), pair, strict=True):
+            parameter.grad = torch.from_numpy(g)
+            optimizer.step()
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+def test_step_sizes_that_are_tensors_follow_schedules_and_are_saved_as_numbers() -> None:
+    """As on a GPU, where a CUDA graph reads them."""
+    from downpour.optimizers import RMSprop
+
+    def make() -> torch.optim.Optimizer:
+        theta = torch.nn.Parameter(torch.zeros(1))
+        optimizer = learning_rate.follow(RMSprop([theta], lr=0.5), learning_rate.Step(every=2, factor=0.5))
+        learning_rate.keep_as_tensors(optimizer)
+        theta.grad = torch.ones(1)
+        return optimizer
+
+    optimizer, seen = make(), []
+    place = optimizer.param_groups[0]["lr"]
+    for _ in range(3):
+        seen.append(float(place))
+        optimizer.step()
+    assert seen == [0.5, 0.5, 0.25] and optimizer.param_groups[0]["lr"] is place
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["lr"] == 0.25 and isinstance(saved["param_groups"][0]["lr"], float)
+    other = make()
+    other.load_state_dict(saved)
+    other.param_groups[0]["params"][0].grad = torch.ones(1)
+    other.step()
+    assert float(other.param_groups[0]["lr"]) == 0.125 and isinstance(other.param_groups[0]["lr"], torch.Tensor)
 
 
 def rates(schedule: learning_rate.Constant, steps: int) -> list[float]:

@@ -124,7 +124,7 @@ def test_the_search_space_of_double_dqn_holds_nothing_but_valid_overrides() -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("hydra/sweeper/optuna", "hydra/sweeper=optuna: its package is not installed; pip install 'downpour[sweep]'"),
+        ("hydra/sweeper/optuna", "hydra/sweeper=optuna: its package is not installed; make setup EXTRAS=sweep"),
         ("hydra/launcher/joblb", "hydra/launcher=joblb: there is no such option; did you mean joblib?"),
     ],
 )

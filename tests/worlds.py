@@ -98,7 +98,7 @@ def learner(
     lr: float = 0.1,
     **settings: Any,
 ) -> Any:
-    """A learning rule that needs no trainer: `training_step` and `gradient_step` work as they are."""
+    """A learning rule that needs no trainer: `training_step` and `update` work as they are."""
     algorithm = kind(
         observation_space=observations,
         action_space=gym.spaces.Discrete(actions),

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from downpour import composition, sweeps
 from downpour.config import ConfigError
-from downpour.failures import BAD_INPUT, FAILED, Failed, explain, say
+from downpour.failures import BAD_INPUT, FAILED, Failed, explain, has_trained, say
 
 CONF = str(composition.CONF)
 
@@ -75,11 +75,12 @@ def train_task(composed: DictConfig) -> float | None:
     single = hydra_config.mode == RunMode.RUN
     fresh = single and not any(directory.iterdir())
     failed: Failed | None = None
+    config: Any = {}
     try:
         from downpour import jobs
 
         choices = {name: choice for name, choice in hydra_config.runtime.choices.items() if "/" not in name}
-        config: Any = OmegaConf.to_container(composed, resolve=True)
+        config = OmegaConf.to_container(composed, resolve=True)
         return jobs.run(config, directory, list(hydra_config.overrides.task), choices)
     except (Exception, KeyboardInterrupt) as error:
         if OmegaConf.select(composed, "debug.traceback") and (error.__cause__ or not isinstance(error, Failed)):
@@ -87,7 +88,8 @@ def train_task(composed: DictConfig) -> float | None:
         failed = _explain_start(error) if isinstance(error, OmegaConfBaseException) else explain(error, directory)
     finally:
         if fresh:
-            _leave(directory, discard=failed is not None and failed.code == BAD_INPUT)
+            refused = failed is not None and failed.code == BAD_INPUT
+            _leave(directory, discard=refused and _is_first_node(config) and not has_trained(directory))
     _tell(failed, "" if single else f"job {hydra_config.job.num} ({' '.join(hydra_config.overrides.task)}): ")
     if single or failed.code > 128:  # an exception would have Hydra print a second message; a signal ends a sweep too
         _exit(failed.code)
@@ -97,6 +99,12 @@ def train_task(composed: DictConfig) -> float | None:
 def is_leader() -> bool:
     """Whether this process speaks for the run: rank 0 where somebody else's torchrun started several."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
+
+
+def _is_first_node(config: Any) -> bool:
+    """Whether what stands in the run directory is this node's to remove; the nodes may share it."""
+    trainer = config.get("trainer")
+    return not isinstance(trainer, dict) or trainer.get("node_rank", 0) == 0
 
 
 def _tell(failed: Failed, prefix: str = "") -> None:

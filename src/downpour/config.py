@@ -18,6 +18,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Discount = Probability  # 0 looks at the next reward alone, as a bandit does
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
 # Where in them the parts of an experiment are defined. Elsewhere lie classes that start processes or import at will
@@ -68,6 +69,11 @@ def nearest(word: str, known: list[str]) -> str:
     """The closest spelling among `known`, as the end of a sentence; empty if none is close."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {found[0]}?" if found else ""
+
+
+def how_to_install(extra: str) -> str:
+    """What brings an optional part of this project; no registry has the project itself."""
+    return f"make setup EXTRAS={extra} (or pip install -e '.[{extra}]') installs it"
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
@@ -122,6 +128,13 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         if not open_ended:
             break
     return found
+
+
+def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the class that a checked node describes: what it says, and the defaults of the others."""
+    known = parameters(locate(str(node["_target_"]), ""))
+    defaults = {name: p.default for name, p in known.items() if p.default is not inspect.Parameter.empty}
+    return {**defaults, **node}
 
 
 def _signature(target: Callable[..., Any]) -> inspect.Signature:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import least_squares, nnls
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,64 @@ def simulate(
     return Asynchronous(updates / (free - begin), dict(sorted(staleness.items())))
 
 
-def stops_paying(compute: float, link: Link, size: float, servers: int = 1) -> float:
-    """The number of ranks from which on a parameter server is never idle, so that more ranks give no more updates."""
-    busy = service(link, size, servers)
-    return (compute + busy) / busy if busy else math.inf
+def stops_paying(compute: float, busy: float, delay: float = 0.0) -> float:
+    """The number of ranks from which on a parameter server is never idle, so that more ranks give no more updates.
+
+    Args:
+        compute: seconds of a gradient.
+        busy: that a push keeps the server busy.
+        delay: of the rest of the round trip.
+    """
+    return (compute + busy + delay) / busy if busy else math.inf
+
+
+@dataclass(frozen=True)
+class Server:
+    """What a push of n bytes, answered with the parameters, costs on S servers that keep n / S bytes each.
+
+    Attributes:
+        alpha, beta: seconds a push, and a byte of its part, that keep each server busy.
+        own_alpha, own_beta: seconds a server, and a byte in all, that the worker spends by itself on sending and
+            receiving.
+    """
+
+    alpha: float
+    beta: float
+    own_alpha: float
+    own_beta: float
+
+    def busy(self, size: float, servers: int = 1) -> float:
+        """Seconds that a push keeps each of the servers busy, all at the same time."""
+        return self.alpha + self.beta * size / servers
+
+    def own(self, size: float, servers: int = 1) -> float:
+        """Seconds of a push in which the worker is busy and the servers are not."""
+        return self.own_alpha * servers + self.own_beta * size
+
+    def seconds(self, workers: int, size: float, servers: int = 1, cores: float = math.inf) -> float:
+        """Between two pushes of all workers together, which do nothing else: the servers are never idle, or each worker
+        has one push under way at any time, or all cores work."""
+        busy, own = self.busy(size, servers), self.own(size, servers)
+        return max(busy, (busy + own) / workers, (servers * busy + own) / cores)
+
+
+def fit_server(measured: Iterable[tuple[int, int, float, float]], cores: float = math.inf) -> Server:
+    """The server, none of its numbers negative, that explains times of pushes best, in relative terms.
+
+    Args:
+        measured: (workers, servers, bytes, seconds between two pushes of all workers together). To tell a worker's
+            time from a server's, it takes pushes of one and of more workers, to one and to more servers.
+    """
+    rows = list(measured)
+
+    def off(logs: np.ndarray) -> list[float]:
+        server = Server(*np.exp(logs))
+        return [math.log(server.seconds(w, n, s, cores) / t) for w, s, n, t in rows]
+
+    message, byte = min(t for *_, t in rows) / 4, min(t / n for _, _, n, t in rows) / 4
+    starts = [(message * a, byte * b, message / a, byte / b) for a in (0.3, 3) for b in (0.3, 3)]
+    found = [least_squares(off, np.log(start), loss="soft_l1", f_scale=0.1) for start in starts]
+    return Server(*map(float, np.exp(min(found, key=lambda each: each.cost).x)))
 
 
 def fit(

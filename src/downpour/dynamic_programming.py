@@ -63,6 +63,11 @@ def bellman_residual(mdp: MDP, q: Floats, gamma: float) -> float:
     return float(np.abs(action_values(mdp, q.max(1), gamma) - q).max())
 
 
+def squared_residual(mdp: MDP, q: Floats, gamma: float) -> Floats:
+    """J(x, a) of (48), [states, actions], with the expectation inside the square; its sum is the loss (49)."""
+    return np.square(action_values(mdp, q.max(1), gamma) - q)
+
+
 def value_iteration(mdp: MDP, gamma: float, tolerance: float = 1e-12, max_sweeps: int = 1_000_000) -> Solution:
     """Apply (39) until it changes nothing by more than `tolerance`.
 
@@ -93,6 +98,16 @@ def under_policy(mdp: MDP, policy: NDArray[Any]) -> tuple[Floats, Floats]:
     return np.einsum("xa,xay->xy", policy, mdp.transition), (policy * mdp.reward).sum(1)
 
 
+def never_ending(transition: Floats) -> NDArray[np.bool_]:
+    """The states of a Markov chain [states, states] from which no way leads to an end, [states]."""
+    ends = transition.sum(1) < 1 - 1e-9
+    while True:
+        wider = ends | (transition[:, ends] > 0).any(1)
+        if (wider == ends).all():
+            return ~ends
+        ends = wider
+
+
 def policy_evaluation(mdp: MDP, policy: NDArray[Any], gamma: float) -> Floats:
     """The value of a policy [states], by solving (I - gamma P) V = r.
 
@@ -100,6 +115,8 @@ def policy_evaluation(mdp: MDP, policy: NDArray[Any], gamma: float) -> Floats:
         numpy.linalg.LinAlgError: gamma = 1 and the policy never ends.
     """
     transition, reward = under_policy(mdp, policy)
+    if gamma == 1 and (stuck := never_ending(transition)).any():
+        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never ends")
     return np.asarray(np.linalg.solve(np.eye(len(reward)) - gamma * transition, reward), np.float64)
 
 
@@ -130,8 +147,14 @@ def finite_horizon(mdp: MDP, horizon: int, gamma: float = 1.0) -> tuple[Floats, 
 
 
 def visit_frequencies(mdp: MDP, policy: NDArray[Any], start: Floats) -> Floats:
-    """How often each state is acted in when episodes of a policy follow each other for ever, [states], of sum 1."""
+    """How often each state is acted in when episodes of a policy follow each other for ever, [states], of sum 1.
+
+    Raises:
+        numpy.linalg.LinAlgError: the policy never ends.
+    """
     transition, _ = under_policy(mdp, policy)
+    if (stuck := never_ending(transition)).any():
+        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never ends")
     visits = np.linalg.solve(np.eye(len(start)) - transition.T, start)
     return visits / visits.sum()
 

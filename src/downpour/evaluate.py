@@ -3,7 +3,6 @@
 import json
 import signal
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +112,8 @@ def load(
     """
     import torch
 
-    from downpour.checkpoints import BEST, LAST, PREVIOUS, log, newest_whole
-    from downpour.experiment import build_algorithm, check_origin
+    from downpour.checkpoints import BEST, LAST
+    from downpour.experiment import trained
 
     try:
         device = torch.device(settings.device)
@@ -122,27 +121,15 @@ def load(
     except (RuntimeError, AssertionError, NotImplementedError):
         fits = f"cpu, cuda:0 to cuda:{n - 1}" if (n := torch.cuda.device_count()) else "cpu (no GPU was found)"
         raise ConfigError("device", settings.device, f"not on this machine, which has {fits}") from None
-    asked = BEST if settings.checkpoint == "best" else LAST
-    names = [asked, *(name for name in (LAST, PREVIOUS, BEST) if name != asked)]
-    if not any((directory / "checkpoints" / name).exists() for name in names):
-        raise ConfigError("run", directory, "has no checkpoint yet")
-    if not (directory / "checkpoints" / asked).exists():
-        log.warning("there is no %s yet: taking another", directory / "checkpoints" / asked)
-    path, content = newest_whole(directory, names)
-    algorithm: Any = build_algorithm(config, spaces)
-    check_origin(content, algorithm, path)
-    try:
-        algorithm.on_load_checkpoint(content)
-        algorithm.load_state_dict(content["state_dict"])
-    except (RuntimeError, KeyError, TypeError) as error:
-        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
-        raise ConfigError("run", directory, f"{path.name} does not fit config.yaml: {reason}") from None
+    first = BEST if settings.checkpoint == "best" else LAST
+    algorithm: Any
+    algorithm, path, step = trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
         if not hasattr(algorithm, "evaluation_epsilon"):
             advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon
-    return algorithm.to(device), path, int(content["step"])
+    return algorithm.to(device), path, step
 
 
 def spaced(number: int) -> str:

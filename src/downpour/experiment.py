@@ -2,6 +2,7 @@
 
 import logging
 import random
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,9 +15,10 @@ from lightning.pytorch.loggers import Logger
 from pydantic import Field
 from torch.optim import Optimizer
 
+from downpour import graphs
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
-from downpour.checkpoints import any_checkpoint, newest_whole, settle
+from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, newest_whole, settle
 from downpour.config import (
     ConfigError,
     NonNegativeInt,
@@ -26,11 +28,14 @@ from downpour.config import (
     check_arguments,
     locate,
     nearest,
+    settings_of,
     show,
 )
+from downpour.directory import read_config
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
-from downpour.run import Made, Run, process
+from downpour.pairing import check_pairing
+from downpour.run import Made, Purpose, Run, process
 from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
@@ -72,7 +77,7 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         The same with values of the types that were asked for.
 
     Raises:
-        ConfigError: see `downpour.config.check`; or an algorithm and a data module that do not fit.
+        ConfigError: see `downpour.config.check`; or parts that do not go together.
     """
     settings = {name: value for name, value in config.items() if name not in GROUPS}
     known = [field.name for field in fields(Settings)]
@@ -88,18 +93,19 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, node in groups[name].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 raise ConfigError(f"{name}.{key}", show(node), "names nothing that could be built: it has no _target_")
+    check_pairing(groups)
     algorithm: Any = locate(groups["algo"]["_target_"], "algo")
     data: Any = locate(groups["data"]["_target_"], "data")
-    if data.stream not in algorithm.learns_from:
-        options = " or ".join(f"data={name}" for name in algorithm.learns_from)
-        raise ConfigError("data", data.stream, f"{algorithm.__name__} learns from {options}")
     length = f"total_{data.step_name}"
     if settings.get(length) is None:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
+    if groups["schedule"]:
+        build_schedule({**settings, **groups})
     hardware: Hardware = build(groups["trainer"])  # says what this machine lacks
     strategy = build_strategy(groups, hardware)
     if isinstance(strategy, Parallelism):
         strategy.check(algorithm, data, groups)
+    graphs.check(hardware, algorithm, groups)
     return {**settings, **groups}
 
 
@@ -132,12 +138,13 @@ def build_group(config: Mapping[str, Any], group: str, **available: Any) -> Any:
 def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, Any]:
     """(algorithm, data module, environment) of a checked configuration.
 
-    Initial weights follow `seed` and are the same on all ranks; all that a rank draws afterwards follows `seed + rank`.
+    Initial weights follow `seed` and are the same on all ranks; what a rank draws afterwards follows both `seed` and
+    its number.
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
     algorithm = build_algorithm(config, data.spaces, run.in_step)
-    seed_all(int(run.seed_sequence(5).generate_state(1)[0]))
+    seed_all(int(run.seed_sequence(Purpose.GLOBAL).generate_state(1)[0]))
     return algorithm, data, environment
 
 
@@ -145,7 +152,7 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any], in_ste
     """The algorithm of a checked configuration, for the spaces that its data module or environment has.
 
     Args:
-        in_step: see `build_optimizer`.
+        in_step: copies of the weights that make each step together.
     """
     seed_all(config["seed"])
     return build_group(
@@ -156,7 +163,55 @@ def build_algorithm(config: Mapping[str, Any], spaces: Mapping[str, Any], in_ste
             config, "model", input_space=input_space, outputs=outputs, **more
         ),
         optimizer=lambda parameters: build_optimizer(config, parameters, in_step),
+        run_policy=lambda directory: policy_of(directory, spaces),
     )
+
+
+def trained(
+    directory: Path, config: Mapping[str, Any], spaces: Mapping[str, Any], first: str, key: str
+) -> tuple[Algorithm, Path, int]:
+    """The algorithm of a run with the weights of a checkpoint, where it was read from, and at which step it was saved.
+
+    Args:
+        config: the run's own, checked.
+        first: the checkpoint to look for before all others.
+        key: what named the directory, for messages.
+
+    Raises:
+        ConfigError: no checkpoint that can be read, or one of something else.
+    """
+    names = [first, *(name for name in (LAST, PREVIOUS, BEST) if name != first)]
+    if not any((directory / "checkpoints" / name).exists() for name in names):
+        raise ConfigError(key, directory, "has no checkpoint yet")
+    if not (directory / "checkpoints" / first).exists():
+        log.warning("there is no %s yet: taking another", directory / "checkpoints" / first)
+    path, content = newest_whole(directory, names)
+    algorithm = build_algorithm(config, spaces)
+    check_origin(content, algorithm, path)
+    try:
+        algorithm.on_load_checkpoint(content)
+        algorithm.load_state_dict(content["state_dict"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise ConfigError(key, directory, f"{path.name} does not fit config.yaml: {reason}") from None
+    return algorithm, path, int(content["step"])
+
+
+def policy_of(directory: Path, spaces: Mapping[str, Any]) -> Algorithm:
+    """What a run has learned by its best checkpoint, to act in an environment with these spaces.
+
+    Raises:
+        ConfigError: not a run that acts, or its policy does not fit.
+    """
+    key = "algo.policy"
+    config = read_config(directory, key)
+    if not config.get("env"):
+        raise ConfigError(key, directory, "is a run on a data set: it has no policy")
+    theirs = build_group(config, "env")
+    for name, space in spaces.items():
+        if getattr(theirs, name) != space:
+            raise ConfigError(key, directory, f"was trained with {name} {getattr(theirs, name)}, here it is {space}")
+    return trained(directory, config, spaces, BEST, key)[0]
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
@@ -173,9 +228,21 @@ def build_optimizer(config: Mapping[str, Any], parameters: Any, in_step: int = 1
         in_step: copies of the weights whose batches make one step together.
     """
     optimizer = build_group(config, "optimizer", params=parameters)
-    if not config.get("schedule"):  # a run from before there were schedules
-        return optimizer
-    return follow(optimizer, build(config["schedule"], copies=in_step))
+    return follow(optimizer, build_schedule(config, in_step))
+
+
+def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
+    """The schedule of a checked configuration, which may want to know how long the run is.
+
+    Raises:
+        ConfigError: it does, and nobody can tell.
+    """
+    algorithm: Any = locate(config["algo"]["_target_"], "algo")
+    data: Any = locate(config["data"]["_target_"], "data")
+    planned = data.planned_batches(settings_of(config["data"]), config[length_key(config)], in_step)
+    if planned is not None:
+        planned *= algorithm.steps_each(settings_of(config["algo"]))
+    return build(config["schedule"], copies=in_step, planned=planned)
 
 
 def seed_all(seed: int) -> None:
@@ -197,11 +264,10 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     """
     rank, world_size = process()
     hardware: Hardware = build(config["trainer"])
-    if hardware.threads:
-        torch.set_num_threads(hardware.threads)
-    if rank == 0:
-        hardware.warn_of_crowding()
+    hardware.apply()
     strategy = build_strategy(config, hardware)
+    if rank == 0:
+        hardware.warn_of_crowding(getattr(strategy, "servers", 0))
     run = Run(
         directory=directory,
         seed=config["seed"],
@@ -216,6 +282,8 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     )
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)
+    if hardware.cuda_graph:
+        algorithm.captured = graphs.CapturedStep()
     if isinstance(strategy, Parallelism):
         strategy.prepare(algorithm)
     watches = link is None or rank == 0  # where the ranks do not wait for each other, one evaluates and records

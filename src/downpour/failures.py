@@ -13,7 +13,12 @@ from downpour.config import ConfigError
 BAD_INPUT, FAILED = 2, 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-LOST_PEER = re.compile(r"connection (was )?(closed|reset)|broken pipe|gloo|nccl|peer|socket|store", re.IGNORECASE)
+# What Torch's backends raise as a plain RuntimeError where the other end of a connection has gone.
+LOST_PEER = re.compile(
+    r"connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket timeout"
+    r"|gloo/transport/|ncclRemoteError|ncclSystemError|NCCL communicator was aborted",
+    re.IGNORECASE,
+)
 
 
 class Failed(Exception):
@@ -60,12 +65,16 @@ def explain(error: BaseException, directory: Path) -> Failed:
         return Failed(FAILED, explain_disk(error, directory))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         advice = "lower data.batch_size, data.capacity or the size of the model"
+        if type(error).__name__ == "OutOfMemoryError":  # Torch's, of a GPU
+            advice = "lower data.batch_size or the size of the model, or leave the data set on the host"
+            advice += " (data.on_device=false)"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
         return Failed(BAD_INPUT, _first_line(error))
-    if "TORCHELASTIC_RUN_ID" in os.environ and isinstance(error, RuntimeError) and LOST_PEER.search(str(error)):
-        return Failed(FAILED, f"another process of the run has gone\n{last_checkpoint(directory)}", lost=True)
     _write_traceback(error, directory)
+    if _lost_a_peer(error):
+        what = f"another process of the run has gone ({_first_line(error)})"
+        return Failed(FAILED, f"{what}\n{last_checkpoint(directory)}", lost=True)
     where = f"the traceback is in {directory / 'train.log'}; debug=full shows it here"
     return Failed(FAILED, f"{type(error).__name__}: {_first_line(error)}\n{where}")
 
@@ -91,6 +100,11 @@ def explain_disk(error: OSError, directory: Path) -> str:
     return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); name another directory"
 
 
+def has_trained(directory: Path) -> bool:
+    """Whether a run has left anything that a person may want: a checkpoint, or a row of metrics."""
+    return any(directory.glob("checkpoints/*.ckpt")) or (directory / "metrics.csv").exists()
+
+
 def last_checkpoint(directory: Path) -> str:
     """Whether there is something to go on from, as a line of its own."""
     if (directory / "checkpoints" / "last.ckpt").exists():
@@ -107,6 +121,14 @@ def say(failed: Failed, prefix: str = "") -> None:
     """Tell the person, on stderr."""
     kind = "" if failed.stopped else "error: "
     print(f"{kind}{prefix}{failed}", file=sys.stderr, flush=True)
+
+
+def _lost_a_peer(error: BaseException) -> bool:
+    if "TORCHELASTIC_RUN_ID" not in os.environ or not isinstance(error, RuntimeError):
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or LOST_PEER.search(str(error)) is not None
 
 
 def _first_line(error: BaseException) -> str:

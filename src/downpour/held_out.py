@@ -1,6 +1,7 @@
 """What a finished run on a data set is worth on the rows it has not seen, and how sure it is of its answers."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,6 @@ from downpour.config import ConfigError
 from downpour.evaluate import Settings, aligned, load, spaced
 from downpour.experiment import build_group
 from downpour.run import Run
-from downpour.scores import scores
 
 Mode = Literal["scaled", "monte_carlo"]
 
@@ -76,11 +76,12 @@ def judge(algorithm: Any, data: Any, mode: Mode | None, samples: int, seed: int)
         outputs.append(mean)
         doubts.append(doubt)
     output, target = torch.cat(outputs), torch.cat(targets)
-    metrics = {"loss": float(algorithm.error(output, target)), **scores(output, target, algorithm.classes)}
+    metrics, in_units = algorithm.judge(output, target), partial(algorithm.in_units, differences=True)
     uncertainty: dict[str, Tensor] = {"predictive_entropy": dropout.entropy(output.softmax(-1))} if is_class else {}
     if doubts:
-        uncertainty["mutual_information" if is_class else "deviation"] = torch.cat(doubts)
-    wrong = (output.argmax(-1) != target).float() if is_class else (output - target).abs()
+        doubt = torch.cat(doubts)
+        uncertainty |= {"mutual_information": doubt} if is_class else {"deviation": in_units(doubt)}
+    wrong = (output.argmax(-1) != target).float() if is_class else in_units(output - target).abs()
     return {"metrics": metrics, "uncertainty": {name: _against(u, wrong) for name, u in uncertainty.items()}}
 
 

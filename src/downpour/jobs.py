@@ -10,7 +10,7 @@ import torch.distributed as dist
 from downpour import directory as directories
 from downpour import experiment
 from downpour.config import ConfigError, build
-from downpour.failures import explain
+from downpour.failures import BAD_INPUT, Failed, explain, has_trained, last_checkpoint
 from downpour.launch import launcher
 from downpour.resume import resumed
 from downpour.run import process
@@ -72,6 +72,8 @@ def run(
                     dist.destroy_process_group()
         except (Exception, KeyboardInterrupt) as error:
             failed = explain(error, directory)
+            if failed.code == BAD_INPUT and not config["resume"] and has_trained(directory):
+                failed = Failed(BAD_INPUT, f"{failed}\n{last_checkpoint(directory)}")
             directories.note_failure(directory, failed)
             raise failed from (None if error is failed else error)
         finish(directory)

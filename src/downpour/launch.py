@@ -11,8 +11,6 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,12 @@ import yaml
 from downpour import directory as directories
 from downpour.config import ConfigError, locate
 from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
+from downpour.nodes import have_started, together
 from downpour.run import process
 from downpour.trainer import Hardware
 
 Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
 SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
-LEAVING_SECONDS = 30  # how long node 0 waits for the others to leave
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
@@ -51,7 +49,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
     """Run the ranks of this node to their end.
 
     Raises:
-        Failed: a rank failed, or a signal stopped them; the message is that of the rank where it began.
+        Failed: a rank failed, a node vanished, or a signal stopped them; the message is that of where it began.
         ConfigError: the nodes do not find each other.
     """
     from torch.distributed import DistError
@@ -67,16 +65,25 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         arguments = ("-m", "downpour.worker", str(scratch / "config.yaml"), str(directory), str(os.getpid()))
         try:
-            with _departing_last(hardware):
+            with together(hardware, scratch) as watch:
                 elastic_launch(_options(hardware, scratch), sys.executable)(*arguments)
         except ChildFailedError as error:
+            if watch.silent is not None:
+                told = (
+                    f"node {watch.silent} has not been heard of for trainer.timeout_seconds={hardware.timeout_seconds}"
+                )
+                raise Failed(FAILED, f"{told}\n{last_checkpoint(directory)}") from None
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            raise first(scratch, codes, directory) from None
+            raise first(scratch, codes, directory, nodes=hardware.nodes) from None
         except SignalException as caught:
             if directories.read_summary(directory).get("status") != "finished":
                 raise answer(scratch, caught.sigval, directory) from None
         except (DistError, RendezvousError, TimeoutError) as error:
-            advice = f"the nodes do not meet at {hardware.address}:{hardware.port} ({str(error).splitlines()[0]})"
+            if have_started(scratch):
+                told = str(error).splitlines()[0]
+                raise Failed(FAILED, f"another node has gone ({told})\n{last_checkpoint(directory)}") from None
+            advice = f"{hardware.nodes} nodes did not meet there, at port {hardware.port}, within "
+            advice += f"{hardware.timeout_seconds} s: start all of them, or raise trainer.timeout_seconds"
             raise ConfigError("trainer.address", hardware.address, advice) from None
 
 
@@ -92,7 +99,7 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
         run_id="downpour" if several else uuid.uuid4().hex,  # the nodes must agree on it
         rdzv_backend="static" if several else "c10d",
         rdzv_endpoint=f"{hardware.address}:{hardware.port}" if several else "127.0.0.1:0",
-        rdzv_configs={"rank": hardware.node_rank} if several else {},
+        rdzv_configs={"rank": hardware.node_rank, "timeout": hardware.timeout_seconds} if several else {},
         local_addr=None if several else "127.0.0.1",
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
         max_restarts=0,
@@ -100,32 +107,6 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
         signals_to_handle=",".join(s for s in SIGNALS if signal.getsignal(getattr(signal, s)) != signal.SIG_IGN),
         shutdown_timeout=SAVING_SECONDS,
     )
-
-
-@contextlib.contextmanager
-def _departing_last(hardware: Hardware) -> Iterator[None]:
-    """Node 0, which serves the nodes' store, leaves when all others have.
-
-    Torchrun's node 0 leaves as soon as it knows that the others have ended; one that still reads this from the store
-    finds the store gone, and prints a stack trace.
-
-    Raises:
-        DistError: node 0 cannot listen at the port.
-    """
-    from torch.distributed import DistError, TCPStore
-
-    if hardware.nodes == 1:
-        yield
-        return
-    waits, served = timedelta(seconds=LEAVING_SECONDS), hardware.node_rank == 0
-    store: Any = partial(TCPStore, hardware.address, hardware.port, timeout=waits, wait_for_workers=False)
-    own = store(is_master=True, multi_tenant=True) if served else None  # shares torchrun's server, and outlives it
-    yield
-    with contextlib.suppress(DistError):  # a node that fails says so by itself
-        if own is not None:
-            own.wait([f"left/{node}" for node in range(1, hardware.nodes)])
-        else:
-            store(is_master=False).set(f"left/{hardware.node_rank}", "")
 
 
 @contextlib.contextmanager
@@ -199,8 +180,10 @@ def _reports(scratch: Path) -> list[tuple[int, Failed]]:
     return sorted(told, key=lambda each: each[1].lost)
 
 
-def first(scratch: Path, codes: Mapping[int, int], directory: Path, only: int | None = None) -> Failed:
-    """Why the ranks (or `only` this one) failed, given the exit codes of those seen to."""
+def first(
+    scratch: Path, codes: Mapping[int, int], directory: Path, *, only: int | None = None, nodes: int = 1
+) -> Failed:
+    """Why the ranks (or `only` this one) failed, given the exit codes of those seen to, on one of `nodes` machines."""
     told = [each for each in _reports(scratch) if only in (None, each[0])]
     causes = [failed for _, failed in told if not failed.lost or only is not None]
     if causes:
@@ -211,6 +194,8 @@ def first(scratch: Path, codes: Mapping[int, int], directory: Path, only: int | 
             why = " (short of memory?)" if name == "SIGKILL" else ""
             return Failed(FAILED, f"rank {rank} was ended by {name}{why}\n{last_checkpoint(directory)}")
         return Failed(FAILED, f"rank {rank} ended with exit code {codes[rank]}\n{last_checkpoint(directory)}")
+    if nodes == 1 and told:  # each has lost another, and none has a cause to tell
+        return told[0][1]
     return Failed(FAILED, f"another node of the run has failed; see what it says\n{last_checkpoint(directory)}")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from downpour.config import NonNegativeFloat, PositiveFloat, Probability
 
@@ -69,12 +69,13 @@ class RMSprop(Optimizer):
         torch._foreach_mul_(square, group["alpha"])
         torch._foreach_addcmul_(square, gradients, gradients, forget)
         spread: Any = square
+        add: Any = torch._foreach_add
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread = torch._foreach_addcmul(square, mean, mean, -1.0)
+            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # it is nobody's state
         if group["eps_inside"]:
-            root: Any = torch._foreach_add(spread, group["eps"])
+            root = add(spread, group["eps"])
             torch._foreach_sqrt_(root)
         else:
             root = torch._foreach_sqrt(spread)
@@ -83,7 +84,14 @@ class RMSprop(Optimizer):
             taken = self._memory(parameters, "momentum_buffer")
             torch._foreach_mul_(taken, group["momentum"])
             torch._foreach_addcdiv_(taken, gradients, root)
-            torch._foreach_add_(parameters, taken, alpha=-group["lr"])
+            if isinstance(group["lr"], Tensor):
+                torch._foreach_sub_(parameters, torch._foreach_mul(taken, group["lr"]))
+            else:
+                torch._foreach_add_(parameters, taken, alpha=-group["lr"])
+        elif isinstance(group["lr"], Tensor):  # of a schedule on a GPU
+            step: Any = torch._foreach_div(gradients, root)
+            torch._foreach_mul_(step, group["lr"])
+            torch._foreach_sub_(parameters, step)
         else:
             torch._foreach_addcdiv_(parameters, gradients, root, -group["lr"])
 
@@ -92,3 +100,13 @@ class RMSprop(Optimizer):
             if name not in self.state[parameter]:
                 self.state[parameter][name] = torch.zeros_like(parameter)
         return [self.state[parameter][name] for parameter in parameters]
+
+
+def capturable(kind: Any, fused: Any) -> bool:
+    """Whether a CUDA graph can hold a step of an optimizer of this class: Torch's by their fused kernels."""
+    return kind is RMSprop or (kind in (Adam, AdamW, SGD) and bool(fused))
+
+
+def _add_in_place(tensors: list[Tensor], number: float) -> list[Tensor]:
+    torch._foreach_add_(tensors, number)
+    return tensors

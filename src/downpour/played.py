@@ -10,6 +10,7 @@ from downpour.analysis.statistics import bootstrap_mean
 from downpour.callbacks.evaluation import play
 from downpour.config import ConfigError, build
 from downpour.evaluate import Settings, aligned, load, spaced
+from downpour.run import Purpose
 from downpour.video import Camera, film
 
 EPISODE_LIMIT = 27_000  # where a run's own evaluation names none
@@ -30,8 +31,8 @@ def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out:
     out.mkdir(parents=True, exist_ok=True)
     environments = environment.vector(num_envs)
     try:
-        # 6 and 7: other episodes than those of training (1) and of the evaluations that chose the checkpoint (4).
-        sequence = np.random.SeedSequence([seed, 6])
+        # Other episodes than those of training and of the evaluations that chose the checkpoint.
+        sequence = np.random.SeedSequence([seed, Purpose.PLAYED])
         returns, lengths = play(policy, environments, settings.episodes, sequence, max_steps)
     finally:
         environments.close()
@@ -50,7 +51,7 @@ def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out:
         "lengths": lengths.tolist(),
     }
     if camera is not None:
-        sequence = np.random.SeedSequence([seed, 7])
+        sequence = np.random.SeedSequence([seed, Purpose.FILMED])
         films = film(policy, camera, f"{path.stem}-seed{seed}", settings.video_episodes, sequence, max_steps)
         camera.close()
         result["videos"] = [str(each.relative_to(out)) for each in films]

@@ -1,14 +1,18 @@
-"""Gradient steps without the hooks around them, where nobody has any."""
+"""Lightning's precisions, fitted to rounds; gradient steps without needless hooks; clipping of scaled gradients."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
+# Precisions of weights and data alike: what a stream hands out must have this type.
+DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
@@ -31,3 +35,62 @@ class Direct(Precision):
     def serves(callbacks: Iterable[Callback]) -> bool:
         """Whether none of them wants to be called there."""
         return not any(is_overridden(hook, callback, Callback) for callback in callbacks for hook in HOOKS)
+
+
+class _Converted:
+    """A round stays the TensorDict that it is: Lightning's conversion rebuilds it without its shape."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+class Half(_Converted, HalfPrecision):
+    """Weights and data in 16 bits."""
+
+
+class Double(_Converted, DoublePrecision):
+    """Weights and data in 64 bits."""
+
+
+def of_all(name: str) -> Precision | None:
+    """The precision of that name if weights and data have it alike; None for 32 bits, and for mixed ones."""
+    if name == "bf16-true":
+        return Half("bf16-true")
+    return Double() if name == "64-true" else None
+
+
+class Scaled(MixedPrecision):
+    """16-mixed whose gradients may be unscaled before the step: clipping must see them as they are.
+
+    Lightning's own unscales in the step, and a second time is an error.
+    """
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Divide the gradients by the factor that the loss was multiplied with; the step then does not."""
+        assert self.scaler is not None
+        self.scaler.unscale_(optimizer)
+
+    def optimizer_step(self, optimizer: Any, model: Any, closure: Callable[[], Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        assert self.scaler is not None
+        closure()
+        self._after_closure(model, optimizer)
+        output = self.scaler.step(optimizer, **kwargs)  # unscales if nobody has; leaves out a step that is not finite
+        self.scaler.update()
+        return output
+
+
+def unscale(strategy: Any, optimizer: Any) -> None:
+    """Before gradients are looked at: undo the scaling, if there is any."""
+    precision = getattr(strategy, "precision_plugin", None)
+    if isinstance(precision, Scaled):
+        precision.unscale(getattr(optimizer, "optimizer", optimizer))
+
+
+def bare_optimizers(trainer: Any) -> list[Optimizer] | None:
+    """The optimizers of one process, if nothing stands between a rule and their `step`; otherwise None.
+
+    Lightning's wrapper counts steps and asks the strategy, which asks the precision: a tenth of a small network's step.
+    """
+    strategy = trainer.strategy
+    plain = type(strategy) is SingleDeviceStrategy and getattr(strategy.precision_plugin, "scaler", None) is None
+    return list(strategy.optimizers) if plain and Direct.serves(trainer.callbacks) else None

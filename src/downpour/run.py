@@ -2,9 +2,30 @@
 
 import os
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
+
+
+class Purpose(IntEnum):
+    """What is drawn, so that no two parts of a run see the same draws.
+
+    The last three share numbers with what only data sets draw, and are of runs that act.
+    """
+
+    ENVIRONMENT = 1
+    REPLAY = 2
+    ACTION = 3
+    EVALUATION = 4
+    GLOBAL = 5  # the generators that libraries draw from when they are given none
+    SPLIT = 6  # of a data set
+    ORDER = 7  # of its rows
+    AUGMENTATION = 8
+    VIDEO = 9
+    PLAYED = 6  # by eval.py
+    FILMED = 7  # by eval.py
+    OVERESTIMATION = 8
 
 
 @dataclass
@@ -62,13 +83,17 @@ class Run:
         """Whether this rank records what its copy of the weights has seen."""
         return self.rank % self.ranks_per_replica == 0
 
-    def rng(self, *purpose: int) -> np.random.Generator:
-        """A generator of this rank's own; `purpose` keeps streams of one rank apart."""
-        return np.random.default_rng(self.seed_sequence(*purpose))
+    def rng(self, purpose: Purpose, *step: int) -> np.random.Generator:
+        """A generator of this replica's own."""
+        return np.random.default_rng(self.seed_sequence(purpose, *step))
 
-    def seed_sequence(self, *purpose: int) -> np.random.SeedSequence:
-        """Draws of replica r follow `seed + r`, so that replicas differ and 0 is a seed like any other."""
-        return np.random.SeedSequence([self.seed + self.replica, *purpose])
+    def seed_sequence(self, purpose: Purpose, *step: int) -> np.random.SeedSequence:
+        """The source of this replica's draws, independent of other replicas' and of other seeds'."""
+        return np.random.SeedSequence([self.seed, purpose, *step], spawn_key=(self.replica,) if self.replica else ())
+
+    def shared_sequence(self, purpose: Purpose, *step: int) -> np.random.SeedSequence:
+        """The source of draws that are the same on all ranks."""
+        return np.random.SeedSequence([self.seed, purpose, *step])
 
 
 def process() -> tuple[int, int | None]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from downpour.config import ConfigError
+from downpour.config import ConfigError, how_to_install, nearest
 
 OPTIONAL = {"hydra/launcher": ["joblib", "submitit_local", "submitit_slurm"], "hydra/sweeper": ["optuna"]}
 
@@ -72,9 +72,7 @@ def missing(group: str, name: str) -> str | None:
     """Why an option of Hydra's own groups was not found; None for other groups."""
     if group not in OPTIONAL:
         return None
-    from downpour.config import nearest
-
     if name in OPTIONAL[group]:
-        return f"{group}={name}: its package is not installed; pip install 'downpour[sweep]'"
+        return f"{group}={name}: its package is not installed; {how_to_install('sweep')}"
     options = ["basic", *OPTIONAL[group]]
     return f"{group}={name}: there is no such option{nearest(name, options)} (there are: {', '.join(options)})"

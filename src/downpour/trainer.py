@@ -7,12 +7,13 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from downpour.checkpoints import WholeFile
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
-from downpour.precision import Direct
+from downpour.precision import Direct, Scaled, of_all
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,12 @@ class Hardware:
         node_rank: NonNegativeInt = 0,
         address: str = "127.0.0.1",
         port: PositiveInt | None = None,
+        timeout_seconds: PositiveInt = 60,
         threads: PositiveInt | None = 1,
         precision: Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"] = "32-true",
         deterministic: bool = False,
+        matmul_precision: Literal["highest", "high", "medium"] = "highest",
+        cuda_graph: bool = False,
     ):
         """
         Args:
@@ -41,16 +45,23 @@ class Hardware:
             nodes: machines.
             node_rank: which of them this is.
             address, port: of node 0; the same on all. No port picks a free one (one node only).
+            timeout_seconds: how long nodes wait for each other at the start, and one may be silent afterwards.
             threads: threads a process computes with on the CPU; null leaves Torch's choice.
             precision: of the arithmetic, in Lightning's words.
             deterministic: refuse GPU kernels whose results vary from run to run.
+            matmul_precision: of products and convolutions of 32-bit floats, in Torch's words.
+            cuda_graph: capture a gradient step once, and have the GPU repeat it as a whole (see `downpour.graphs`).
 
         Raises:
             ConfigError: the machine has not what is asked for.
         """
         self.accelerator, self.devices, self.nodes, self.node_rank = accelerator, devices, nodes, node_rank
-        self.address, self.port, self.threads = address, port, threads
+        self.address, self.port, self.timeout_seconds, self.threads = address, port, timeout_seconds, threads
         self.precision, self.deterministic = precision, deterministic
+        self.matmul_precision, self.cuda_graph = matmul_precision, cuda_graph
+        if cuda_graph and accelerator != "gpu":
+            advice = f"needs a GPU, and trainer.accelerator={accelerator}: use false"
+            raise ConfigError("trainer.cuda_graph", True, advice)
         if accelerator == "gpu" and (found := torch.cuda.device_count()) < devices:
             fits = "trainer=cpu" if found == 0 else "trainer=gpu" if found == 1 else f"trainer.devices={found}"
             several = " (or trainer=ddp_cpu for two processes)" if found == 0 and devices > 1 else ""
@@ -67,11 +78,19 @@ class Hardware:
         """Processes in all."""
         return self.devices * self.nodes
 
-    def warn_of_crowding(self) -> None:
-        """Say so if processes must share cores."""
+    def apply(self) -> None:
+        """Have Torch compute in this process as it says."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"
+
+    def warn_of_crowding(self, servers: int = 0) -> None:
+        """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
+        processes = self.devices + servers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.accelerator == "cpu" and self.devices > cores:
-            share = f"each of the {self.devices} processes gets {cores / self.devices:.2g} of one"
+        if self.accelerator == "cpu" and processes > cores:
+            share = f"each of the {processes} processes gets {cores / processes:.2g} of one"
             log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, cores, share)
 
     def check_world(self, world_size: int) -> None:
@@ -96,15 +115,21 @@ def make_trainer(
         ConfigError: hardware, strategy and precision do not go together.
     """
     plain = strategy == "auto" or isinstance(strategy, DDPStrategy)
-    direct = plain and hardware.precision == "32-true" and Direct.serves(callbacks)
+    precision: Precision | None = None
+    if plain and hardware.precision == "32-true" and Direct.serves(callbacks):
+        precision = Direct()
+    elif plain and hardware.precision == "16-mixed" and hardware.accelerator == "gpu":
+        precision = Scaled("16-mixed", "cuda")
+    else:
+        precision = of_all(hardware.precision)
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
             devices=1 if run.apart else hardware.devices,
             num_nodes=1 if run.apart else hardware.nodes,
             strategy=strategy,
-            plugins=[WholeFile(), Direct()] if direct else [WholeFile()],
-            precision=None if direct else hardware.precision,
+            plugins=[WholeFile(), precision] if precision else [WholeFile()],
+            precision=None if precision else hardware.precision,
             deterministic=hardware.deterministic,
             detect_anomaly=detect_anomaly,
             callbacks=callbacks,

@@ -23,6 +23,7 @@ from downpour import directory as directories
 from downpour import experiment
 from downpour.failures import explain
 from downpour.launch import report
+from downpour.nodes import note_rank
 from downpour.run import process
 
 
@@ -31,6 +32,7 @@ def main(config_file: str, directory: str, launcher: int) -> None:
     config: dict[str, Any] = {}
     try:
         die_with(launcher)
+        note_rank(Path(config_file).parent, process()[0])
         config = yaml.safe_load(Path(config_file).read_text())
         take_part(config, Path(directory))
     except Exception as error:

@@ -133,6 +133,19 @@ def test_the_gradients_reach_the_right_network_only() -> None:
     assert all(p.grad is None for p in rule.critics.parameters())
 
 
+def test_looking_at_a_critic_leaves_it_as_it_was() -> None:
+    """Weights that learn go on learning, frozen ones stay frozen; the actor of TD3 asks one critic only."""
+    rule, batch = make(TD3), transitions()
+    frozen = next(rule.critics[0].parameters()).requires_grad_(False)
+    for p in rule.critics[1].parameters():
+        p.data.fill_(torch.nan)
+    loss, _ = rule.actor_loss(batch)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in rule.actor.parameters())
+    assert all(p.requires_grad == (p is not frozen) for p in rule.critics.parameters())
+    assert all(p.grad is None for p in rule.critics.parameters())
+
+
 def test_the_actors_gradient_by_finite_differences() -> None:
     """(63): along a random direction of theta^A, in float64."""
     rule, batch = make(ActorCritic).double(), transitions().double()

@@ -1,6 +1,7 @@
 """A2C and PPO: advantages and losses against TorchRL's, discrete and continuous; exact resume."""
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,20 @@ import torch
 from gymnasium import spaces
 from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
-from tests.training import algorithm, resumes_exactly
+from tests.training import algorithm, resumes_exactly, train
 from torch import Tensor, nn
 from torchrl.objectives import A2CLoss, ClipPPOLoss
 from torchrl.objectives.value.functional import generalized_advantage_estimate
 
+from downpour import dynamic_programming as dp
 from downpour.algorithms.advantage_actor_critic import AdvantageActorCritic
 from downpour.algorithms.ppo import PPO
-from downpour.algorithms.returns import generalized_advantage
+from downpour.algorithms.returns import RewardNormalizer, generalized_advantage
+from downpour.checkpoints import read
 from downpour.config import ConfigError
+from downpour.environments import Gymnasium
+from downpour.environments.tables import start_of, table_of
+from downpour.failures import Failed
 from downpour.networks import MLP
 from downpour.networks.heads import fitting
 
@@ -155,6 +161,75 @@ def test_the_ppo_loss_is_torchrls(actions: Any) -> None:
     assert 0 < metrics["clip_fraction"] < 1
 
 
+def test_the_clipped_value_loss_is_torchrls() -> None:
+    rule = make(PPO, DISCRETE, minibatches=1, epochs=1, value_clip=0.05)
+    (batch,) = rule.learn(rollout(DISCRETE))
+    for parameter in rule.value.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    actor, critic, rows = theirs(rule, batch)
+    rows["state_value"] = batch["value"][:, None]
+    oracle = ClipPPOLoss(
+        actor, critic, entropy_bonus=False, critic_coeff=1.0, loss_critic_type="l2", clip_value=0.05, reduction="mean"
+    )
+    expected, found = oracle(rows)["loss_critic"].item(), rule.loss(batch)[1]["value_loss"].item()
+    assert found == pytest.approx(expected, abs=1e-6)
+    rule.value_clip = None
+    assert found > rule.loss(batch)[1]["value_loss"].item()
+
+
+def test_passes_end_once_the_policy_has_moved_far_enough() -> None:
+    rule = make(PPO, DISCRETE, minibatches=2, epochs=10, target_kl=0.01)
+    assert len(list(rule.learn(rollout(DISCRETE)))) == 20  # nobody moves it
+    made = 0
+    for _ in rule.learn(rollout(DISCRETE)):
+        made += 1
+        if made == 5:
+            for parameter in rule.policy.parameters():
+                parameter.data += 0.5 * torch.randn_like(parameter)
+    assert made == 6  # seen at the end of the third pass
+
+
+def test_more_minibatches_than_transitions_are_refused() -> None:
+    rule = make(PPO, DISCRETE, minibatches=50)
+    with pytest.raises(ConfigError, match=r"algo\.minibatches=50: a round has only 4\d transitions"):
+        next(rule.learn(rollout(DISCRETE)))
+
+
+def test_rows_of_weight_nothing_are_not_in_the_statistics() -> None:
+    rule = make(AdvantageActorCritic, DISCRETE, normalize_observations=True)
+    rows = rollout(DISCRETE)
+    list(rule.batches(rows))
+    counted = rows["observation"][rows["weight"].bool()].double()
+    assert 0 < len(counted) < rows["weight"][1:].numel()
+    torch.testing.assert_close(rule.normalizer.mean, counted.mean(0))
+    torch.testing.assert_close(rule.normalizer.squares, (counted - counted.mean(0)).square().sum(0))
+    seen = rule.seen(counted.float())
+    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(3))
+
+
+def test_rewards_are_divided_by_the_deviation_of_their_discounted_sums() -> None:
+    """As a loop over single environments computes it, across the border of two rounds."""
+    rows = rollout(DISCRETE, steps=24)
+    rows["first"] = torch.cat([torch.zeros(1, 4, dtype=torch.bool), (rows["terminated"] | rows["truncated"])[:-1]])
+    rows["reward"] = torch.where(rows["first"], 0.0, rows["reward"])
+    normalizer, sums = RewardNormalizer(0.9), []
+    for e in range(4):
+        total = 0.0
+        for t in range(1, 25):
+            total = 0.0 if rows["first"][t, e] else 0.9 * total + float(rows["reward"][t, e])
+            if not rows["first"][t, e]:
+                sums.append((t, total))
+    for begin in (0, 12):
+        part = rows[begin : begin + 13].clone()
+        part["weight"] = (~part["first"]).float()
+        part["weight"][0] = 0
+        given = part.clone()
+        found = normalizer(part)
+        deviation = torch.tensor([s for t, s in sums if t <= begin + 12], dtype=torch.float64).std(correction=0)
+        torch.testing.assert_close(found["reward"], (given["reward"] / deviation).float())
+        assert torch.equal(part["reward"], given["reward"])
+
+
 def test_a_pass_sees_every_step_once_in_as_many_parts_as_asked() -> None:
     rule = make(PPO, DISCRETE, minibatches=5, epochs=2)
     rows = rollout(DISCRETE)
@@ -166,10 +241,57 @@ def test_a_pass_sees_every_step_once_in_as_many_parts_as_asked() -> None:
 
 @pytest.mark.parametrize("overrides", [("algo=ppo", "env=cartpole"), ("algo=advantage_actor_critic", "env=pendulum")])
 def test_it_resumes_exactly(tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    options = ("algo.normalize_observations=true", "data.num_envs=2", "data.round_steps=25", "model.hidden=[16]")
+    options = (
+        "algo.normalize_observations=true",
+        "algo.normalize_rewards=true",
+        "data.num_envs=2",
+        "data.round_steps=25",
+        "model.hidden=[16]",
+    )
     resumes_exactly(tmp_path, *overrides, *options)
 
 
 def test_replay_is_answered_with_the_stream_it_learns_from(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="learns from data=rollout"):
         algorithm(tmp_path, "algo=ppo", "data=replay")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("algo=ppo", "data.num_envs=1", "data.round_steps=3"), r"a round of 3 transitions.*makes no 4 gradient steps"),
+        (("algo=advantage_actor_critic", "data.num_envs=1", "data.round_steps=1"), "a round of 0 transitions"),
+    ],
+)
+def test_a_round_without_enough_transitions_is_answered(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    """The mean over nothing would be NaN, and the advice to lower the step size."""
+    with pytest.raises(Failed, match=message) as caught:
+        train(tmp_path / "run", *overrides, "total_env_steps=200", "eval_every=200")
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("algo", ["advantage_actor_critic", "ppo", "reinforce"])
+def test_its_values_are_watched_like_any_others(tmp_path: Path, algo: str) -> None:
+    """The exact value that they are compared with is that of the policy as it stands."""
+    options = ("env=frozen_lake", "model=table", "algo.gamma=0.9", "total_env_steps=4000", "eval_every=2000")
+    given = ("algo.baseline=value",) if algo == "reinforce" else ()
+    train(tmp_path / "exact", f"algo={algo}", *options, *given, "callbacks=value_distance")
+    config = ("callbacks=overestimation", "callbacks.overestimation.episodes=20")
+    train(tmp_path / "played", f"algo={algo}", *options, *given, *config)
+    exact = last_of_each(tmp_path / "exact")
+    weights = read(tmp_path / "exact" / "checkpoints" / "last.ckpt")["state_dict"]
+    environment = Gymnasium(id="FrozenLake-v1")
+    p = weights["policy.weight"].double().softmax(-1).numpy()
+    v = dp.policy_evaluation(table_of(environment), p, 0.9)
+    assert float(exact["exact/start_value"]) == pytest.approx(float(start_of(environment) @ v))
+    assert 0 < float(exact["exact/value_rms"]) < 1
+    best = dp.policy_evaluation(table_of(environment), p.argmax(1), 0.9)
+    assert float(exact["exact/policy_value"]) == pytest.approx(float(start_of(environment) @ best))
+    assert float(last_of_each(tmp_path / "played")["eval/value_estimate"]) > -1
+
+
+def last_of_each(directory: Path) -> dict[str, str]:
+    rows = csv.DictReader((directory / "metrics.csv").open())
+    return {name: value for row in rows for name, value in row.items() if value}

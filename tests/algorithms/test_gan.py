@@ -102,7 +102,7 @@ def test_it_comes_near_the_moons_and_draws_them(tmp_path: Path) -> None:
     summary = train(tmp_path, *options, "optimizer.betas=[0.5,0.999]", "seed=1")
     with open(tmp_path / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert summary["gradient_steps"] == 1500 and summary["best/energy_distance"] < 0.03
+    assert summary["gradient_steps"] == 1500 and summary["best/energy_distance"] < 0.04
     assert 0.5 < summary["test/loss"] < 2 and "train/generator_loss" in rows[-1]
     assert (tmp_path / "samples.png").stat().st_size > 1000 and not (tmp_path / "confusion.png").exists()
 

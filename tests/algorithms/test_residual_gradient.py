@@ -114,3 +114,12 @@ def test_it_resumes_exactly(tmp_path: Path, algo: str) -> None:
 def test_switches_that_exclude_each_other(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         algorithm(tmp_path, *overrides)
+
+
+def test_steps_by_visits_need_plain_steps(tmp_path: Path) -> None:
+    """Adam divides by the size of the gradient: what scales it would have no effect."""
+    options = ("algo=q_learning", "env=frozen_lake", "model=table", "algo.step_size=visits")
+    rule = algorithm(tmp_path, *options, "optimizer=adam")
+    with pytest.raises(ConfigError, match="Adam undoes what scales a gradient; use optimizer=sgd"):
+        rule.configure_optimizers()
+    algorithm(tmp_path, *options, "optimizer=sgd").configure_optimizers()

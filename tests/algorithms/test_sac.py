@@ -1,6 +1,7 @@
 """SAC: losses against TorchRL's, the density of what it draws, exact resume."""
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import pytest
 import torch
 from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
 from tests.algorithms.test_actor_critic import SMALL, Critic, make, theirs, transitions
-from tests.training import resumes_exactly
+from tests.training import algorithm, resumes_exactly
 from torch import Tensor, nn
 from torchrl.modules import TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss
 
 from downpour.algorithms.sac import SAC
+from downpour.config import ConfigError
 
 
 class Parameters(nn.Module):
@@ -41,7 +43,8 @@ def test_the_losses_are_torchrls(monkeypatch: pytest.MonkeyPatch) -> None:
         ValueOperator(Critic(copy.deepcopy(c)), in_keys=["observation", "action"], out_keys=["state_action_value"])
         for c in rule.critics
     ]
-    oracle = SACLoss(actor, critics, alpha_init=alpha, loss_function="l2", target_entropy=-2.0, delay_qvalue=True)
+    target = -2.0 + 2 * math.log(2)  # minus the size in half widths, which are 2: in the actions' own unit
+    oracle = SACLoss(actor, critics, alpha_init=alpha, loss_function="l2", target_entropy=target, delay_qvalue=True)
     oracle.make_value_estimator(gamma=0.9)
     for index, target in enumerate(rule.target_critics):
         for name, value in nn.ModuleDict({"module": Critic(target)}).named_parameters():
@@ -74,3 +77,24 @@ def test_the_density_integrates_to_one_and_acting_follows_it() -> None:
 
 def test_it_resumes_exactly(tmp_path: Path) -> None:
     resumes_exactly(tmp_path, "algo=sac", "algo.random_steps=150", *SMALL)
+
+
+@pytest.mark.parametrize("target", [None, -0.5])
+def test_alpha_rises_below_the_target_and_falls_above(target: float | None) -> None:
+    rule = make(SAC, target_entropy=target)
+    wanted = (-2.0 if target is None else target) + 2 * math.log(2)
+    for entropy, sign in ((wanted - 1, -1.0), (wanted + 1, 1.0)):
+        (slope,) = torch.autograd.grad(rule.alpha_loss(torch.full((5,), entropy)), [rule.log_alpha])
+        assert slope.item() == pytest.approx(sign, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("algo/noise=gaussian",), "SAC draws its actions; use algo/noise=null"),
+        (("algo.target_entropy=-2", "algo.learn_alpha=false"), r"needs algo\.learn_alpha=true"),
+    ],
+)
+def test_what_it_would_ignore_is_refused(tmp_path: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        algorithm(tmp_path, "algo=sac", "env=pendulum", *overrides)

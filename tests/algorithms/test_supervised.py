@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from tensordict import TensorDict
 from tests.supervised import SMALL, configuration, train, train_stopped
 from torch import nn
 
+from downpour import experiment
 from downpour.algorithms.supervised import Supervised
 from downpour.callbacks.checkpoint import read
 from downpour.config import ConfigError
+from downpour.run import Run
 
 
 def linear(input_space: spaces.Box, outputs: int, **_: object) -> nn.Module:
@@ -102,6 +105,60 @@ def test_the_number_of_updates_a_round_does_not_change_the_result(tmp_path: Path
     assert all(torch.equal(one[name], twenty[name]) for name in one)
 
 
+def plain_run(tmp_path: Path, *options: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], Any]:
+    """Weights before and after a run of a linear network on Friedman's function, and the rounds it was given."""
+    config = configuration(tmp_path, *SMALL, "data=regression", "model.hidden=[]", *options)
+    run = Run(tmp_path, config["seed"], config["total_gradient_steps"], config["eval_every"], 0)
+    algorithm, stream, _ = experiment.build_parts(config, run)
+    before = {name: value.clone() for name, value in algorithm.state_dict().items()}
+    experiment.fit(config, tmp_path)
+    return before, weights(tmp_path), stream
+
+
+def test_each_gradient_step_of_a_run_descends_on_the_mean_loss(tmp_path: Path) -> None:
+    """(69) with the squared error of w x + b, by hand: g_w = 2/M sum of (w x + b - y) x."""
+    options = ("optimizer=sgd", "optimizer.lr=0.1", "total_gradient_steps=5", "eval_every=5", "data.updates=5")
+    before, after, stream = plain_run(tmp_path, *options)
+    (w, b), (w_after, b_after) = ([v.double().numpy() for v in each.values()] for each in (before, after))
+    (given,) = stream
+    for x, y in zip(given["input"].double().numpy(), given["target"].double().numpy(), strict=True):
+        error = x @ w.T + b - y
+        w, b = w - 0.1 * 2 / len(x) * error.T @ x, b - 0.1 * 2 / len(x) * error.sum(0)
+    assert np.allclose(w_after, w, atol=1e-6) and np.allclose(b_after, b, atol=1e-6)
+    assert np.abs(w_after - before["network.layers.0.weight"].numpy()).max() > 1e-3
+
+
+LBFGS = ("optimizer=lbfgs", "data.source.rows=200", "data.batch_size=140", "data.updates=1", "eval_every=1")
+
+
+def test_lbfgs_solves_a_quadratic(tmp_path: Path) -> None:
+    """All training rows in each batch: the squared error of a linear map, whose least is known in closed form."""
+    _, after, stream = plain_run(tmp_path, *LBFGS, "total_gradient_steps=2", "optimizer.max_iter=30")
+    rows = stream.rows["train"]
+    x, y = (each[rows].double().numpy() for each in (stream.inputs, stream.targets))
+    best, *_ = np.linalg.lstsq(np.column_stack([x, np.ones(len(x))]), y[:, 0], rcond=None)
+    w, b = (value.double().numpy() for value in after.values())
+    assert np.allclose(np.append(w, b), best, atol=1e-4)
+
+
+def test_lbfgs_takes_torchs_steps_on_the_same_closure(tmp_path: Path) -> None:
+    options = ("total_gradient_steps=1", "optimizer.max_iter=3")
+    before, after, stream = plain_run(tmp_path, *LBFGS, *options)
+    (batch,) = next(iter(stream)).unbind(0)
+    w, b = (nn.Parameter(value.clone()) for value in before.values())
+    theirs = torch.optim.LBFGS([w, b], lr=1.0, max_iter=3, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        theirs.zero_grad()
+        loss = (batch["input"] @ w.T + b - batch["target"]).square().mean()
+        loss.backward()
+        return loss
+
+    theirs.step(closure)
+    assert all(torch.allclose(ours, p, atol=1e-6) for ours, p in zip(after.values(), (w, b), strict=True))
+    assert not torch.allclose(after["network.layers.0.weight"], before["network.layers.0.weight"], atol=1e-2)
+
+
 def test_lbfgs_evaluates_the_loss_as_often_as_it_likes(tmp_path: Path) -> None:
     options = ("data=two_moons", "model.hidden=[16]", "data.batch_size=1400", "optimizer=lbfgs")
     summary = train(tmp_path, *SMALL, *options)
@@ -112,6 +169,20 @@ def test_lbfgs_evaluates_the_loss_as_often_as_it_likes(tmp_path: Path) -> None:
 def test_regression_is_judged_by_its_loss(tmp_path: Path) -> None:
     summary = train(tmp_path, *SMALL, "data=regression", "total_gradient_steps=400", "eval_every=100")
     assert summary["best/loss"] < 0.5 and 0.5 < summary["test/r2"] <= 1
+
+
+def test_large_targets_are_learned_at_the_default_step_size(tmp_path: Path) -> None:
+    """Prices, say: metrics are in their units, the loss is that of standardized targets."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 3))
+    y = 2e5 + 5e4 * (x[:, 0] - x[:, 1]) + 1e3 * rng.standard_normal(400)
+    lines = "".join(f"{a:.4f},{b:.4f},{c:.4f},{price:.1f}\n" for (a, b, c), price in zip(x, y, strict=True))
+    (tmp_path / "t.csv").write_text("a,b,c,price\n" + lines)
+    options = ("data=csv", f"data.source.path={tmp_path / 't.csv'}", "callbacks=regression", "total_gradient_steps=400")
+    summary = train(tmp_path / "run", *SMALL, *options, "eval_every=200")
+    deviation = np.std(y)
+    assert summary["test/r2"] > 0.95 and 1e3 < summary["test/rmse"] < 0.2 * deviation
+    assert summary["test/loss"] == pytest.approx((summary["test/rmse"] / deviation) ** 2, rel=0.2)
 
 
 def test_a_diverging_run_says_what_to_change(tmp_path: Path) -> None:

@@ -101,6 +101,54 @@ def test_the_other_table_judges_what_this_one_chooses() -> None:
     assert drawn["other_q"] == pytest.approx(reward + 0.9 * 3 * y, abs=1e-5)  # the first to the other
 
 
+def test_ties_are_broken_at_random_where_another_table_judges() -> None:
+    """Two actions of y are best to the one that learns; the other finds them worth 10 and 20."""
+    row = a_round()[:1]
+    row["terminated"][:] = False
+    y = int(row["next_observation"]) - 2
+    x, a, reward = int(row["observation"]) - 2, int(row["action"]), float(row["reward"])
+    found = []
+    for slow in (False, True):
+        torch.manual_seed(0)
+        for _ in range(400):
+            rule = learner(DoubleQLearning, SPACE, ACTIONS, lr=1.0)
+            with torch.no_grad():
+                rule.q.weight[y] = torch.tensor([1.0, 0.0, 1.0])
+                rule.other_q.weight[y] = torch.tensor([10.0, 0.0, 20.0])
+            before = rule.other_q.weight.clone()
+            Algorithm.updates(rule, row) if slow else rule.updates(row)
+            if torch.equal(rule.other_q.weight, before):  # the first has learned
+                found.append((rule.q.weight[x, a].item() - reward) / 0.9)
+    assert sorted({round(value, 3) for value in found}) == [10.0, 20.0]
+    half = len(found) // 2
+    assert abs(np.mean(np.array(found) > 15) - 0.5) < 4 * 0.5 / len(found) ** 0.5
+    assert abs(half - 200) < 60
+
+
+def test_each_of_two_tables_counts_its_own_visits() -> None:
+    """Of a step of 1 / n with nothing to follow, each table is the mean of the rewards that it has seen."""
+    round = a_round()
+    round["terminated"][:] = True
+    rules = [learner(DoubleQLearning, SPACE, ACTIONS, lr=1.0, step_size="visits") for _ in range(2)]
+    torch.manual_seed(3)
+    rules[0].updates(round)
+    torch.manual_seed(3)
+    Algorithm.updates(rules[1], round)
+    torch.manual_seed(3)
+    turns = torch.cat([rules[0].coins(1)[0] for _ in range(COUNT)])
+    rows = round[:, 0]
+    for rule in rules:
+        assert rule.visits.shape == (2 * STATES, ACTIONS) and rule.visits.sum() == COUNT
+        for turn, table in enumerate((rule.q, rule.other_q)):
+            for x in range(STATES):
+                for a in range(ACTIONS):
+                    mine = (turns == turn) & (rows["observation"] == x + 2) & (rows["action"] == a)
+                    assert rule.visits[turn * STATES + x, a] == mine.sum()
+                    if mine.any():
+                        seen = rows["reward"][mine].mean().item()
+                        assert table.weight[x, a].item() == pytest.approx(seen, abs=1e-5)
+
+
 def momentum(parameters: Any, lr: float) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr, momentum=0.5)
 
@@ -128,6 +176,24 @@ def test_what_is_no_plain_rule_takes_the_long_way(other: str) -> None:
     Algorithm.updates(rules[1], a_round())
     for mine, theirs in zip(rules[0].parameters(), rules[1].parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_prioritized_replay_is_weighted_and_told_the_errors() -> None:
+    """Batches of one from a prioritized replay: the weights scale the steps, the TD errors are read back."""
+    rules = [learner(QLearning, SPACE, ACTIONS, lr=0.3) for _ in range(2)]
+    rounds = [a_round() for _ in range(2)]
+    for round in rounds:
+        round["weight"] = torch.linspace(0.1, 1, COUNT).unsqueeze(1)
+        round["td_error"] = torch.zeros(COUNT, 1)
+    rules[0].updates(rounds[0])
+    Algorithm.updates(rules[1], rounds[1])
+    assert torch.equal(rules[0].q.weight, rules[1].q.weight)
+    first = rounds[0][0, 0]
+    assert first["td_error"] == first["reward"] != 0  # of a table of zeros
+    assert torch.equal(rounds[0]["td_error"], rounds[1]["td_error"])
+    unweighted = learner(QLearning, SPACE, ACTIONS, lr=0.3)
+    unweighted.updates(a_round())
+    assert not torch.allclose(rules[0].q.weight, unweighted.q.weight, atol=0.01)
 
 
 def test_a_target_of_ones_own_is_kept() -> None:

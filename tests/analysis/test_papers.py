@@ -1,25 +1,30 @@
 """The papers' tables: what belongs where, which of several settings is shown, what stands beside it."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.analysis.runs_factory import write_run
 from tests.commands import Commands
 from tests.worlds import CONF, composed
 
 from downpour.analysis import papers
+from downpour.analysis.configurations import group
 from downpour.analysis.published import PUBLISHED
 from downpour.analysis.report import report
-from downpour.analysis.runs import find_runs
+from downpour.analysis.runs import RunDirectory, find_runs
 from downpour.config import ConfigError
 from downpour.experiment import validate
 
 DQN = "downpour.algorithms.dqn.DQN"
 
 
-def ablation(directory: Path, cell: tuple[bool, bool], lr: float, best: list[float]) -> None:
+def ablation(
+    directory: Path, cell: tuple[bool, bool], lr: float, best: list[float], returns: Sequence[float] = ()
+) -> None:
     """A run a number; its last evaluation is worse than its best."""
     replay, target = cell
     for seed, score in enumerate(best):
@@ -31,12 +36,17 @@ def ablation(directory: Path, cell: tuple[bool, bool], lr: float, best: list[flo
             "optimizer": {"lr": lr},
         }
         path = directory / f"{replay}{target}{lr}{seed}"
-        write_run(path, overrides=typed, seed=seed, config=config, evaluations=[(500, score), (1000, score / 2)])
+        evaluations = [(500, score), (1000, score / 2)]
+        write_run(path, overrides=typed, seed=seed, config=config, evaluations=evaluations, returns=returns)
 
 
 def rows(path: Path) -> dict[tuple[str, str], dict[str, str]]:
     with open(path) as file:
-        return {(row["source"].partition(",")[0], row["column"]): row for row in csv.DictReader(file)}
+        return {(_short(row["source"]), row["column"]): row for row in csv.DictReader(file)}
+
+
+def _short(source: str) -> str:
+    return source.rpartition(",")[0] if source.startswith("ours") else source.partition(",")[0]
 
 
 def test_the_ablation_beside_the_papers(tmp_path: Path) -> None:
@@ -45,7 +55,7 @@ def test_the_ablation_beside_the_papers(tmp_path: Path) -> None:
     ablation(tmp_path, (False, False), 1e-3, [1.0, 1.0])
     text = report(find_runs(tmp_path), tmp_path, paper="mnih2015_ablation")
     found = rows(tmp_path / "paper.csv")
-    ours = {column: row for (source, column), row in found.items() if source.startswith("ours")}
+    ours = {column: row for (source, column), row in found.items() if source == "ours, highest evaluation"}
     assert {column: float(row["mean"]) for column, row in ours.items()} == {
         "with replay, with target Q": 12.0,
         "without replay, without target Q": 1.0,
@@ -56,10 +66,70 @@ def test_the_ablation_beside_the_papers(tmp_path: Path) -> None:
     assert float(found["Young and Tian 2019", "without replay, with target Q"]["mean"]) == 4.2
     page = (tmp_path / "paper.md").read_text()
     assert page.strip() in text
-    assert "| ours: 1 000 environment steps, 2 seeds" in page
+    assert "| ours, highest evaluation, 2 seeds" in page
+    assert "| 1 000 environment steps" in page and "| 10 M frames " in page
     assert "Extended Data Table 3" in page
     assert "breakout, with replay, with target Q: " in page
     assert "lr=0.0001" in page
+    assert (tmp_path / "paper.png").stat().st_size > 10_000
+
+
+def test_training_episodes_stand_beside_training_episodes(tmp_path: Path) -> None:
+    """Young and Tian's figures are of training; the highest evaluation at epsilon 0.05 is another number."""
+    for seed, level in enumerate([4.0, 6.0]):
+        config = {"env": {"game": "freeway"}, "algo": {"_target_": DQN}}
+        returns = [100.0] * 20 + [level] * 100
+        write_run(tmp_path / str(seed), seed=seed, config=config, evaluations=[(1000, 30.0)], returns=returns)
+    report(find_runs(tmp_path), tmp_path, paper="mnih2015_scores")
+    found = rows(tmp_path / "paper.csv")
+    assert float(found["ours, last 100 training episodes", "DQN"]["mean"]) == 5.0
+    assert float(found["ours, highest evaluation", "DQN"]["mean"]) == 30.0
+    runs = group(map(RunDirectory, find_runs(tmp_path)))
+    table = papers.lines(papers.PAPERS["mnih2015_scores"], PUBLISHED["mnih2015_scores"], runs)
+    kinds = ["highest evaluation", "Atari", "last 100 training episodes", "MinAtar"]
+    assert [line.source.split(", ")[1] for line in table] == kinds
+
+
+def test_runs_of_unequal_length_are_compared_at_the_last_step_of_all(tmp_path: Path) -> None:
+    """The ratio of two cells would otherwise be one of lengths, too."""
+    ablation(tmp_path, (True, True), 1e-3, [8.0], returns=[1.0] * 500 + [50.0] * 500)
+    ablation(tmp_path, (False, True), 1e-3, [2.0], returns=[0.5] * 500 + [0.75] * 500)
+    short = write_run(
+        tmp_path / "short",
+        overrides=["data.replay=False", "algo.target_network=True", "optimizer.lr=0.001", "seed=1"],
+        seed=1,
+        config={
+            "env": {"game": "breakout"},
+            "data": {"replay": False},
+            "algo": {"_target_": DQN, "target_network": True},
+        },
+        evaluations=[(500, 4.0)],
+        returns=[0.1] * 500,
+        status="stopped",
+    )
+    assert RunDirectory(short).steps == 500
+    text = report(find_runs(tmp_path), tmp_path, paper="mnih2015_ablation")
+    found = {key: float(row["mean"]) for key, row in rows(tmp_path / "paper.csv").items()}
+    training = "ours, last 100 training episodes"
+    assert found[training, "with replay, with target Q"] == 1.0
+    assert found[training, "without replay, with target Q"] == pytest.approx(0.3)
+    assert found["ours, highest evaluation", "without replay, with target Q"] == 3.0
+    assert "| 500 environment steps" in text
+
+
+def test_a_cell_without_a_number_is_empty(tmp_path: Path) -> None:
+    """No evaluation within the steps that all have reached, or none at all; no training episode."""
+    early = write_run(tmp_path / "early", overrides=["data.replay=true", "algo.target_network=false", "seed=0"])
+    config = {"env": {"game": "breakout"}, "data": {"replay": True}, "algo": {"_target_": DQN, "target_network": False}}
+    (early / "config.yaml").write_text(yaml.safe_dump(config))
+    (early / "metrics.csv").write_text("env_steps,train/loss\n400,0.5\n")
+    (early / "summary.json").write_text("{}")
+    ablation(tmp_path, (True, True), 1e-3, [8.0])
+    ablation(tmp_path, (False, True), 1e-3, [2.0], returns=[1.0] * 100)
+    ablation(tmp_path, (False, True), 1e-4, [2.0])
+    text = report(find_runs(tmp_path), tmp_path, paper="mnih2015_ablation")
+    assert "| ours, last 100 training episodes, 1 seed" in text and "| ours, highest evaluation" not in text
+    assert "| 400 environment steps" in text and "nan" not in text
     assert (tmp_path / "paper.png").stat().st_size > 10_000
 
 
@@ -90,7 +160,7 @@ def test_an_unknown_paper_is_answered_with_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(papers.PAPERS))
 def test_every_published_number_has_a_column_and_a_protocol(name: str) -> None:
     for numbers in PUBLISHED.get(name, []):
-        assert any(word in numbers.source for word in ("M frames",))
+        assert numbers.length.endswith(" M frames") and numbers.measure in papers.MEASURES
         for cells in numbers.games.values():
             assert set(cells) <= set(papers.PAPERS[name].columns)
 
@@ -99,14 +169,12 @@ def test_every_published_number_has_a_column_and_a_protocol(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(papers.PAPERS))
 def test_the_experiment_of_each_table_fills_all_its_columns(name: str, scale: str) -> None:
     """Of what its sweep varies; on either scale."""
-    import yaml
-
     page: Any = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert page["hydra"]["callbacks"]["sweep_report"]["paper"] == name
     swept = {key: str(value).split(",") for key, value in page["hydra"]["sweeper"]["params"].items()}
     base = [f"experiment={name}", f"experiment/scale={scale}"]
     columns = set()
-    for key in ("data.replay", "model", "algo", "env.game"):
+    for key in ("data.replay", "model", "algo", "env.game", "experiment/without"):
         for value in swept.get(key, []):
             if scale == "atari" and key == "model":
                 value = value.replace("minatar", "nature")
@@ -123,7 +191,7 @@ def test_a_multirun_of_the_experiment_ends_with_its_table(commands: Commands) ->
     short += ["callbacks.evaluation.max_episode_steps=20", "optimizer.lr=1e-3", "seed=0"]
     ended = commands.run("-m", "experiment=mnih2015_linear", *short, "hydra.sweep.dir=sweep")
     assert ended.code == 0, ended.text
-    assert "| breakout | ours: 304 environment steps, 1 seed" in ended.out
+    assert "| breakout | ours, highest evaluation, 1 seed" in ended.out
     found = rows(commands.folder / "sweep/paper.csv")
     assert {column for source, column in found if source.startswith("ours")} == {"DQN", "Linear"}
     assert (commands.folder / "sweep/paper.png").exists()

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.peak import peak_of
 
 from downpour.config import ConfigError
 from downpour.data import DatasetData
 from downpour.data.augmentation import Augmentation
-from downpour.data.samples import Samples, as_images, split
+from downpour.data.samples import Samples, as_images, fit, split
 from downpour.data.sources import Arrays, Digits, Regression, Sequence, Source, TwoMoons
 from downpour.run import Run
 
@@ -70,6 +71,18 @@ def test_standardisation_is_fitted_on_the_training_rows_alone() -> None:
     assert float(train.std(correction=0)) == pytest.approx(1, rel=1e-6)
     assert float(stream.inputs[:, 0].mean()) != pytest.approx(0, abs=1e-6)
     assert torch.equal(stream.inputs[:, 1], torch.zeros(50))  # a column that does not vary is only moved
+
+
+def test_targets_are_standardised_on_the_training_rows_and_only_if_they_are_numbers() -> None:
+    stream = data(standardize_targets=True)
+    train = stream.targets[stream.rows["train"]].double()
+    assert float(train.mean()) == pytest.approx(0, abs=1e-6) and float(train.std(correction=0)) == pytest.approx(1)
+    mean, scale = stream.spaces["target_units"]
+    assert torch.allclose(stream.targets * scale + mean, torch.arange(50.0)[:, None], atol=1e-5)
+    assert "target_units" not in data().spaces and torch.equal(data().targets, torch.arange(50.0)[:, None])
+    run = Run(Path("unused"), 0, 40, 10, 0)
+    labels = DatasetData(run, source=TwoMoons(rows=50), standardize_targets=True)
+    assert "target_units" not in labels.spaces and set(labels.targets.tolist()) == {0, 1}
 
 
 def test_images_are_standardised_by_channel() -> None:
@@ -159,11 +172,16 @@ def test_image_operations_need_images() -> None:
 
 def test_what_cannot_be_learned_from_is_named() -> None:
     inputs, labels = np.zeros((5, 2), np.float32), np.array([0, 1, 2, 1, 0])
-    with pytest.raises(ConfigError, match=r"t\.csv, row 4: the label 2 is out of range: labels are 0 to 1"):
-        Samples(inputs, labels, ("a", "b"), origin="t.csv", first_line=2).check()
+    with pytest.raises(ConfigError, match=r"the data set, row 2: the label 2 is out of range: labels are 0 to 1"):
+        Samples(inputs, labels, ("a", "b")).check()
+    with pytest.raises(ConfigError, match=r"t\.csv, line 4: the label 2 is out of range"):
+        Samples(inputs, labels, ("a", "b"), origin="t.csv", line_of=lambda row: row + 2).check()
     inputs[3, 1] = np.nan
-    with pytest.raises(ConfigError, match=r"t\.csv, row 3, input column 1 \(width\): nan"):
-        Samples(inputs, labels, ("a", "b", "c"), origin="t.csv", columns=("length", "width")).check()
+    with pytest.raises(ConfigError, match=r"the data set, row 3, input column 1: nan is not a finite number"):
+        Samples(inputs, labels, ("a", "b", "c")).check()
+    named = Samples(inputs, labels, ("a", "b", "c"), "t.csv", ("length", "width"), line_of=lambda row: row + 2)
+    with pytest.raises(ConfigError, match=r"t\.csv, line 5, column width: nan"):
+        named.check()
     with pytest.raises(ConfigError, match="a row has 60 values, an image of 1 x 8 x 8 has 64"):
         as_images(np.zeros((2, 60)), (1, 8, 8), "t.csv")
 
@@ -177,9 +195,9 @@ def test_generated_data_is_what_it_says() -> None:
     assert np.array_equal(seen[:, :3], copy.targets[:, -3:]) and np.all(copy.targets[:, :-3] == 8)
     assert np.all(seen[:, 9] == 9) and copy.targets.shape == (100, 13)
     friedman = Regression(rows=4000, noise=0.0).load()
-    x, y = friedman.inputs, friedman.targets[:, 0] * 5
+    x, y = friedman.inputs, friedman.targets[:, 0]
     mean = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
-    assert np.allclose(y, mean, atol=1e-4) and 0.8 < friedman.targets.std() < 1.2
+    assert np.allclose(y, mean, atol=1e-4) and 4 < friedman.targets.std() < 6
     moons = TwoMoons(noise=0.0).load()
     radius = np.hypot(*(moons.inputs - np.where(moons.targets[:, None] == 0, [0, 0], [1, 0.5])).T)
     assert np.allclose(radius, 1, atol=1e-5)
@@ -244,3 +262,33 @@ def test_files_that_hold_no_arrays_are_named(tmp_path: Path) -> None:
     np.save(source.targets, np.zeros((60, 2)))
     np.save(source.inputs, np.zeros((60, 3)))
     assert source.load().classes is None and source.load().targets.shape == (60, 2)
+
+
+def test_reading_a_mapped_file_needs_less_than_twice_its_array(tmp_path: Path) -> None:
+    """Rows as wide as CIFAR-10's, in float32, so that the file is as large as the array."""
+    inputs = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (16_000, 3, 32, 32))
+    inputs[::2] = 1
+    size = inputs.nbytes
+    del inputs
+    np.save(tmp_path / "y.npy", np.arange(16_000) % 10)
+
+    def read(loader: str) -> None:
+        source = Arrays(inputs=str(tmp_path / "x.npy"), targets=str(tmp_path / "y.npy"))
+        run = Run(Path("unused"), 0, 10, 10, 0)
+        next(iter(DatasetData(run, source=source, updates=1, loader=loader, workers=0)))  # type: ignore[arg-type]
+
+    assert peak_of(lambda: read("workers")) < size
+    assert size < peak_of(lambda: read("memory")) < 2 * size
+    (tmp_path / "x.npy").unlink()
+
+
+def test_mean_and_deviation_do_not_depend_on_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images, rows = rng.standard_normal((40, 3, 4, 5), np.float32), np.sort(rng.permutation(40)[:30])
+    images[rng.random(images.shape) < 0.1] = np.nan
+    seen = images[rows].astype(np.float64)
+    for size in (1, 7 * 60, 2**20):
+        monkeypatch.setattr("downpour.data.samples.VALUES_AT_ONCE", size)
+        mean, deviation = fit(images, rows)
+        assert np.allclose(mean, np.nanmean(seen, (0, 2, 3), keepdims=True)[0], rtol=1e-6)
+        assert np.allclose(deviation, np.nanstd(seen, (0, 2, 3), keepdims=True)[0], rtol=1e-6)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from downpour.data import journal as journals
 from downpour.data.journal import Journal
 
 ROW = np.dtype([("number", np.int64), ("values", np.float32, (3,)), ("flag", bool)])
@@ -78,3 +79,27 @@ def test_missing_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         journal.read(9, 10)
     assert len(journal.read(3, 3)) == 0
+
+
+def test_all_that_was_written_is_synced_once_and_then_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many pieces: a sync waits for the disk. Of a name the folder knows, so a new file is not enough."""
+    synced: list[str] = []
+
+    def note(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").resolve().name)
+
+    monkeypatch.setattr(journals.os, "fsync", note)
+    journal = Journal(tmp_path / "rank0", ROW, 10)
+    for first in range(0, 18, 3):
+        journal.write(first, numbered(first, first + 3))
+    assert synced == []
+    journal.sync()
+    assert synced == ["rows-000000.bin", "rows-000001.bin", "rank0", tmp_path.name]
+    synced.clear()
+    journal.write(18, numbered(18, 20))
+    journal.sync()
+    journal.sync()
+    assert synced == ["rows-000001.bin"]
+    assert np.array_equal(journal.read(0, 20), numbered(0, 20))

@@ -1,82 +1,110 @@
-"""The OpenML loader, on a stand-in of the same shapes: the tests have no network."""
+"""The OpenML loader, through scikit-learn's own: fewer images of the same shapes, as tests have no network.
 
-import urllib.error
+Files are what OpenML would send (ARFF and JSON, compressed); `data.source.rows` and `test_from` are set to their size.
+"""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.openml_server import ROWS, OpenMLServer, serve, table
 from tests.supervised import SMALL, configuration, train
 
 from downpour.config import ConfigError
 from downpour.data.sources import OpenML
 
-ROWS = 120
-
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
-    """Serve noise in which the label is the brightest of ten stripes, in place of scikit-learn's download."""
-    made: list[int] = []
-    pixels = {554: 784, 40996: 784, 40927: 3072}
-
-    def fetch(data_id: int, **_: Any) -> SimpleNamespace:
-        made.append(data_id)
-        rng = np.random.default_rng(data_id)
-        labels = np.arange(ROWS) % 10
-        images = rng.integers(0, 100, (ROWS, pixels[data_id]))
-        width = pixels[data_id] // 10
-        for row, label in enumerate(labels):
-            images[row, label * width : (label + 1) * width] += 150
-        return SimpleNamespace(data=images.astype(np.float64), target=np.array([str(label) for label in labels]))
-
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", fetch)
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[OpenMLServer]:
     monkeypatch.setenv("DOWNPOUR_DATA", str(tmp_path / "cache"))
-    return made
+    running = serve(monkeypatch)
+    yield running
+    running.http.shutdown()
+    running.http.server_close()
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"), [("mnist", (1, 28, 28)), ("fashion_mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))]
+    ("name", "shape", "rows", "test_from"),
+    [
+        ("mnist", (1, 28, 28), 70_000, 60_000),
+        ("fashion_mnist", (1, 28, 28), 70_000, 60_000),
+        ("cifar10", (3, 32, 32), 60_000, 50_000),
+    ],
 )
-def test_a_run_on_each(calls: list[int], tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+def test_a_run_on_each(
+    server: OpenMLServer, tmp_path: Path, name: str, shape: tuple[int, ...], rows: int, test_from: int
+) -> None:
     options = (*SMALL, f"data={name}", "optimizer.lr=1e-3", "data.batch_size=32", "data.validation=0.2")
-    summary = train(tmp_path / "run", *options)
-    assert summary["test/accuracy"] > 0.8
     node = configuration(tmp_path / "other", *options)["data"]["source"]
-    node.pop("_target_")
-    samples = OpenML(**node).load()
-    assert samples.inputs.shape == (ROWS, *shape) and samples.inputs.max() <= 1 and len(samples.classes or ()) == 10
-    assert len(calls) == 1  # the second time it lies in the cache
+    assert (node["rows"], node["test_from"]) == (rows, test_from)
+    summary = train(tmp_path / "run", *options, f"data.source.rows={ROWS}", f"data.source.test_from={ROWS - 40}")
+    assert summary["test/accuracy"] > 0.8
+    del node["_target_"]
+    samples = OpenML(**{**node, "rows": ROWS, "test_from": ROWS - 40}).load()
+    images, labels = table(node["id"])
+    assert np.array_equal(samples.inputs, images.reshape(-1, *shape).astype(np.float32) / np.float32(255))
+    assert np.array_equal(samples.targets, labels) and samples.test_from == ROWS - 40
+    assert server.requests["file"] == 1  # the second time it lies in the cache
 
 
 def source(**options: Any) -> OpenML:
-    return OpenML(**{"id": 554, "shape": [1, 28, 28], "classes": list("0123456789"), **options})
+    return OpenML(**{"id": 554, "shape": [1, 28, 28], "classes": list("0123456789"), "rows": ROWS, **options})
 
 
-def test_its_own_test_split_is_kept(calls: list[int]) -> None:
-    assert source(test_from=100).load().test_from == 100
+def test_a_download_cut_short_is_refused_and_not_kept(server: OpenMLServer, tmp_path: Path) -> None:
+    server.cut = 5000  # scikit-learn compares its checksum with OpenML's
+    with pytest.warns(RuntimeWarning), pytest.raises(ConfigError, match=r"cannot be used \(The md5 checksum"):
+        source().load()
+    server.cut = 0
+    with pytest.raises(ConfigError, match=r"OpenML sent 120 images and 120 labels where data\.source\.rows=70000"):
+        source(rows=70_000).load()
+    assert not list((tmp_path / "cache").glob("*.npz"))
+    source().load()
+    with pytest.raises(ConfigError, match=r"openml-554\.npz: 120 images .* delete it, to fetch it again"):
+        source(rows=70_000).load()
+    with pytest.raises(ConfigError, match=r"data\.source\.test_from=120: OpenML 554 has 120 rows"):
+        source(test_from=120).load()
 
 
-def test_a_damaged_copy_is_refused(calls: list[int], tmp_path: Path) -> None:
+def test_a_damaged_copy_is_refused(server: OpenMLServer, tmp_path: Path) -> None:
     source().load()
     file = tmp_path / "cache" / "openml-554.npz"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(ConfigError, match="is damaged"):
         source().load()
+    file.with_suffix(".sha256").unlink()
+    with pytest.raises(ConfigError, match=r"its checksum openml-554\.sha256 is missing: copy that too, or delete"):
+        source().load()
 
 
-def test_images_of_another_size_and_labels_out_of_range_are_refused(calls: list[int]) -> None:
+def test_images_of_another_size_and_labels_out_of_range_are_refused(server: OpenMLServer) -> None:
     with pytest.raises(ConfigError, match="OpenML 554: a row has 784 values, an image of 1 x 27 x 28 has 756"):
         source(shape=[1, 27, 28]).load()
     with pytest.raises(ConfigError, match=r"OpenML 554, row 9: the label 9 is out of range"):
         source(classes=list("012345678")).load().check()
 
 
-def test_without_a_network_it_says_what_to_do(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise urllib.error.URLError("Name or service not known")
+def test_a_data_set_that_is_not_there_is_named(server: OpenMLServer) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source\.id=7: .*Dataset with data_id 7 not found"):
+        source(id=7).load()
 
-    monkeypatch.setattr("sklearn.datasets.fetch_openml", refuse)
-    with pytest.raises(ConfigError, match=r"OpenML cannot be reached .*data=digits needs none"):
-        source().load()
+
+def test_two_that_fetch_at_once_take_turns(server: OpenMLServer, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:  # flock holds back another open file of the same process too
+        first, second = pool.map(lambda _: source().load(), range(2))
+    assert np.array_equal(first.inputs, second.inputs) and server.requests["file"] == 1
+    assert sorted(path.suffix for path in (tmp_path / "cache").glob("openml-*")) == [".lock", ".npz", ".sha256"]
+
+
+@pytest.mark.filterwarnings("ignore:A network error")
+def test_without_a_network_it_says_what_to_do(server: OpenMLServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen: connections are refused
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        monkeypatch.setattr("sklearn.datasets._openml._DATA_INFO", address + "/info/{}")
+        with pytest.raises(ConfigError, match=r"OpenML cannot be reached .*refused.*data=digits needs none"):
+            source().load()

@@ -7,12 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from tests.training import train
 from torch import Tensor
 
-from downpour.config import ConfigError
 from downpour.data import EpisodeData, RolloutData
 from downpour.environments import Gymnasium
-from downpour.run import Run
+from downpour.failures import Failed, TrainingError
+from downpour.run import Purpose, Run
 
 
 def make(kind: type, tmp_path: Path, id: str = "CartPole-v1", limit: int | None = 7, **options: Any) -> Any:
@@ -36,7 +37,7 @@ def equal(a: Any, b: Any) -> bool:
 def test_rounds_hold_what_single_environments_hand_out(tmp_path: Path, id: str) -> None:
     data = make(RolloutData, tmp_path, id, num_envs=3, round_steps=20)
     rounds = [row for _, row in zip(range(3), iter(data), strict=False)]
-    seed = int(data.run.seed_sequence(1, 1).generate_state(1)[0])
+    seed = int(data.run.seed_sequence(Purpose.ENVIRONMENT, 1).generate_state(1)[0])
     for e in range(3):
         single = gym.make(id, max_episode_steps=7)
         expected, _ = single.reset(seed=seed + e)
@@ -103,5 +104,19 @@ def test_every_environment_plays_its_share_of_whole_episodes(tmp_path: Path) -> 
 
 def test_episodes_that_never_end_are_an_error(tmp_path: Path) -> None:
     data = make(EpisodeData, tmp_path, "CliffWalking-v1", None, num_envs=1, longest=50)
-    with pytest.raises(ConfigError, match=r"env\.max_episode_steps"):
+    with pytest.raises(TrainingError, match=r"data\.longest=50: .* env\.max_episode_steps"):
         next(iter(data))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.dropout=0.2", r"model\.dropout=0\.2: would leave hidden units out of acting"),
+        ("model.normalization=batch", r"model\.normalization=batch: statistics of a batch.*use layer, rms or none"),
+    ],
+)
+@pytest.mark.parametrize("algo", ["ppo", "dqn"])
+def test_what_acts_otherwise_than_it_learns_is_refused(tmp_path: Path, algo: str, model: str, message: str) -> None:
+    with pytest.raises(Failed, match=message) as caught:
+        train(tmp_path / "run", f"algo={algo}", model, "total_env_steps=100", "eval_every=100")
+    assert caught.value.code == 2

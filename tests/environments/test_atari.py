@@ -137,5 +137,5 @@ def test_an_unknown_game_is_answered_with_the_nearest(typed: str, near: str) -> 
 
 def test_a_missing_package_is_answered_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
-    with pytest.raises(ConfigError, match=r"needs ale-py, which is not installed: pip install 'downpour\[atari\]'"):
+    with pytest.raises(ConfigError, match=r"needs ale-py, which is not installed; make setup EXTRAS=atari "):
         Atari(game="breakout")

@@ -1,6 +1,7 @@
 """Environments by their id."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,58 @@ def test_tuples_are_flattened() -> None:
     assert observation.shape == (3, *world.observation_space.shape)
 
 
+class Camera(gym.Env):
+    """Sees height 5, width 6 and three colours; each cell tells where it is and the time."""
+
+    def __init__(self, dtype: Any = np.uint8) -> None:
+        self.observation_space = gym.spaces.Box(0, 255, (5, 6, 3), dtype)
+        self.action_space = gym.spaces.Discrete(2)
+        self.t = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.see(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return self.see(), 0.0, self.t == 3, False, {}
+
+    def see(self) -> np.ndarray:
+        y, x, c = np.indices((5, 6, 3))
+        return (100 * self.t + 18 * y + 3 * x + c).astype(self.observation_space.dtype)
+
+
+@pytest.fixture
+def camera() -> Iterator[str]:
+    gym.register("Camera-v0", entry_point=Camera)
+    yield "Camera-v0"
+    del gym.registry["Camera-v0"]
+
+
+def test_images_have_their_channels_in_front(camera: str) -> None:
+    world = Gymnasium(id=camera)
+    assert world.observation_space == gym.spaces.Box(0, 255, (3, 5, 6), np.uint8)
+    one, environments = world.single(), world.vector(2)
+    assert environments.single_observation_space == world.observation_space
+    expected = Camera()
+    frames = [expected.reset()[0], *(expected.step(0)[0] for _ in range(3))]
+    for found in (one.reset()[0], environments.reset()[0][1]):
+        np.testing.assert_array_equal(found, np.moveaxis(frames[0], -1, 0))
+    for frame in frames[1:]:  # to the last one of the episode
+        np.testing.assert_array_equal(environments.step(np.zeros(2, int))[0][0], np.moveaxis(frame, -1, 0))
+    assert world.observation_space.contains(environments.step(np.zeros(2, int))[0][0])
+
+
+def test_other_boxes_stay_as_they_are(camera: str) -> None:
+    assert Gymnasium(id=camera, kwargs={"dtype": np.float32}).observation_space.shape == (5, 6, 3)
+
+
+def test_dictionaries_are_flattened_in_a_vector_of_their_own() -> None:
+    assert not Gymnasium(id="CartPole-v1").wrapped
+    assert Gymnasium(id="Blackjack-v1").wrapped
+
+
 def test_a_module_may_register_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_worlds.py").write_text(MODULE.format(name="Mine-v0"))
     monkeypatch.syspath_prepend(tmp_path)
@@ -99,3 +152,24 @@ def test_an_unknown_id_is_answered_with_the_nearest(id: str, words: list[str]) -
 def test_arguments_it_does_not_take_are_named() -> None:
     with pytest.raises(ConfigError, match=r"^env\.kwargs=.*is_slipery"):
         Gymnasium(id="FrozenLake-v1", kwargs={"is_slipery": False})
+
+
+class Combined(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiDiscrete([2, 3])
+
+
+def test_actions_that_no_rule_chooses_are_answered_once() -> None:
+    gym.register("Combined-v0", Combined)
+    try:
+        with pytest.raises(ConfigError, match="Discrete space or a Box of numbers: register it with a wrapper"):
+            Gymnasium(id="Combined-v0")
+    finally:
+        del gym.registry["Combined-v0"]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ConfigError, match=r"env\.id=InvertedPendulum-v5: needs a package .*gymnasium\[mujoco\]"):
+        Gymnasium(id="InvertedPendulum-v5")

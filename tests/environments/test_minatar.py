@@ -94,5 +94,5 @@ def test_an_unknown_game_is_answered_with_the_nearest() -> None:
 
 def test_a_missing_package_is_answered_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "minatar.environment", None)
-    with pytest.raises(ConfigError, match=r"needs MinAtar, which is not installed: pip install 'downpour\[minatar\]'"):
+    with pytest.raises(ConfigError, match=r"needs MinAtar, which is not installed; make setup EXTRAS=minatar "):
         MinAtar(game="breakout")

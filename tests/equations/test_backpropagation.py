@@ -2,9 +2,15 @@
 
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from torch import nn
+
+from downpour.algorithms.supervised import Supervised
+from downpour.networks import MLP
 
 Array = np.ndarray
 INPUTS, HIDDEN, CLASSES, KEEP = 4, 5, 2, 0.7
@@ -77,6 +83,67 @@ def test_by_hand_is_a_finite_difference(seed: int, sigma: str) -> None:
                 values[k] = loss(moved, s, sigma)
             difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
             assert abs(difference - gradient[place]) < 1e-8
+
+
+class Masked(nn.Module):
+    """Dropout with masks that are given: Torch divides what is kept by 1 - p in training, where the page keeps it."""
+
+    def __init__(self, masks: Array):
+        super().__init__()
+        self.factors = torch.tensor(masks) / KEEP
+
+    def forward(self, a: torch.Tensor) -> torch.Tensor:
+        return a * self.factors
+
+
+def of_this_framework(s: list[Sample]) -> Supervised:
+    """Our network, loss and dropout in float64, with the parameters of the first sample and the mask of each."""
+
+    def network(space: gym.Space, outputs: int, **_: object) -> nn.Module:
+        made = MLP(space, outputs, hidden=[HIDDEN], activation="tanh", dropout=1 - KEEP).double()
+        (place,) = (i for i, layer in enumerate(made.layers) if isinstance(layer, nn.Dropout))
+        made.layers[place] = Masked(np.stack([each.mask for each in s]))
+        for parameter, value in zip(made.parameters(), s[0].theta.values(), strict=True):
+            parameter.data = torch.tensor(value)
+        return made
+
+    box, kinds = spaces.Box(-np.inf, np.inf, (INPUTS,), np.float64), spaces.Discrete(CLASSES)
+    return Supervised(box, kinds, network, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+
+
+def test_the_masks_stand_where_dropout_stands_and_scale_as_it_does() -> None:
+    torch.manual_seed(0)
+    ones, layer = torch.ones(200, HIDDEN, dtype=torch.float64), nn.Dropout(1 - KEEP)
+    kept = layer(ones)
+    assert torch.equal(kept, Masked((kept > 0).double().numpy())(ones))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_by_hand_is_our_network(seed: int) -> None:
+    """The mean over a batch, (69), each sample with a mask of its own; A of the page is divided by 1 - p."""
+    batch = [sample(10 * seed + i) for i in range(6)]
+    learner, theta = of_this_framework(batch), batch[0].theta
+    x, y = torch.tensor(np.stack([s.x for s in batch])), torch.tensor([s.y for s in batch])
+
+    def mean_loss() -> torch.Tensor:
+        return learner.error(learner.network(x), y)
+
+    mean_loss().backward()
+    scaled = [Sample(s.x, s.y, s.mask / KEEP, theta) for s in batch]
+    gradients = [by_hand(s, "tanh") for s in scaled]
+    assert float(mean_loss().detach()) == pytest.approx(np.mean([loss(theta, s, "tanh") for s in scaled]), rel=1e-13)
+    h = 1e-3
+    for name, parameter in zip(theta, learner.network.parameters(), strict=True):
+        expected = np.mean([gradient[name] for gradient in gradients], 0)
+        assert parameter.grad is not None and np.abs(parameter.grad.numpy() - expected).max() < 1e-12
+        for place in np.ndindex(expected.shape):
+            values, before = {}, parameter.data[place].item()
+            for k in (-2, -1, 1, 2):
+                parameter.data[place] = before + k * h
+                values[k] = float(mean_loss().detach())
+            parameter.data[place] = before
+            difference = (8 * (values[1] - values[-1]) - (values[2] - values[-2])) / (12 * h)
+            assert abs(difference - expected[place]) < 1e-8
 
 
 def test_a_unit_that_is_left_out_does_not_learn() -> None:

@@ -69,3 +69,23 @@ def test_both_go_with_any_network_and_distribution(network: Any, space: Box, ato
     out.sum().backward()
     used = [p.grad is not None for p in q.parameters()]
     assert all(used)
+
+
+@pytest.mark.parametrize("more", [{}, {"dueling": True}, {"noise": 0.5}, {"batch_last": True}])
+def test_values_are_told_apart_under_autocast(more: dict[str, Any]) -> None:
+    """Near 10 a bfloat16 could not tell values that are 1/64 apart."""
+    torch.manual_seed(0)
+    space = Box(0, 1, (4, 10, 10), np.bool_)
+    network = StridedConvNet(space, 3, convolutions=[(8, 3, 1)], hidden=[16], **more).eval()
+    *_, bias = (p for name, p in network.named_parameters() if name.endswith("bias"))
+    with torch.no_grad():
+        bias.copy_(10 + torch.arange(3) / 64)
+        if "dueling" in more:  # which takes the mean from the advantages
+            network.layers[-1].value[-1].bias.fill_(10)
+        x = torch.rand(5, 4, 10, 10) > 0.5
+        exact = network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, hidden = network(x), network.layers[:2](x.float())
+    assert hidden.dtype == torch.bfloat16 and mixed.dtype == torch.float32
+    assert (mixed - mixed.bfloat16()).abs().max() > 1e-3
+    torch.testing.assert_close(mixed, exact, atol=1 / 100, rtol=0)

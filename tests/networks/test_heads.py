@@ -41,6 +41,27 @@ def test_the_mixture_is_19_and_with_learned_weights_21() -> None:
         np.testing.assert_allclose(head.mode(used)[0, 0], mu[int(np.argmax(c))], rtol=1e-6)
 
 
+def test_fixed_weights_may_be_any_convex_combination() -> None:
+    """(19), (20): draws and density, one weight being 0."""
+    head = MixtureOfGaussians(LINE, components=3, weights=[0.7, 0.0, 0.3], sigma=0.05, spread=0.8)
+    outputs = torch.zeros(1, 3)
+    actions = np.linspace(-6, 10, 33)
+    mu, c = 2 + 4 * np.array([-0.8, 0.0, 0.8]), [0.7, 0.0, 0.3]
+    expected = sum(c[i] * stats.norm.pdf(actions, mu[i], 4 * 0.05) for i in range(3))
+    density = head.distribution(outputs).log_prob(torch.tensor(actions).float()[:, None]).exp()
+    np.testing.assert_allclose(density, expected, rtol=1e-3, atol=1e-9)
+    drawn = head.sample(outputs.repeat(5000, 1), np.random.default_rng(0))[:, 0]
+    parts = [float((np.abs(drawn - each) < 1).mean()) for each in mu]
+    np.testing.assert_allclose(parts, c, atol=4 * 0.5 / 5000**0.5)
+    assert head.mode(outputs)[0, 0] == pytest.approx(mu[0])
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.4, 0.3]])
+def test_what_is_no_convex_combination_is_refused(weights: list[float]) -> None:
+    with pytest.raises(ConfigError, match="needs 3 numbers"):
+        MixtureOfGaussians(LINE, components=3, weights=weights)
+
+
 @pytest.mark.parametrize("head", [Gaussian(LINE, sigma=0.3), MixtureOfGaussians(LINE, components=3, sigma=0.1)])
 def test_draws_follow_the_density(head: Any) -> None:
     outputs = torch.randn(1, head.outputs, generator=torch.Generator().manual_seed(1)) * 0.3

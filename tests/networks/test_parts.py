@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from downpour.config import ConfigError
 from downpour.networks import MLP, ConvNet, Recurrent, ResNet
-from downpour.networks.convolutional import Block
+from downpour.networks.convolutional import Block, image_shape
 from downpour.networks.parts import BatchNormalization, LayerNormalization, RMSNormalization, initialize
 
 BOX = spaces.Box(-np.inf, np.inf, (6,), np.float32)
@@ -56,6 +56,31 @@ def test_equal_units_give_the_bias_and_a_finite_gradient() -> None:
     out = layer(a)
     out.sum().backward()
     assert torch.equal(out, torch.zeros(2, 4)) and a.grad is not None and bool(torch.isfinite(a.grad).all())
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 4, 2)])
+@pytest.mark.parametrize("kind", [LayerNormalization, RMSNormalization])
+def test_eps_is_added_in_the_root(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
+    a = torch.randn(shape, dtype=torch.float64)
+    over = tuple(range(1, len(shape)))
+    moved = a - a.mean(over, keepdim=True) if kind is LayerNormalization else a
+    expected = moved / (moved.square().mean(over, keepdim=True) + 0.3).sqrt()
+    assert torch.allclose(kind(6, eps=0.3).double()(a), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("normalization", ["layer", "rms"])
+@pytest.mark.parametrize("eps", [None, 1e-5])
+def test_a_sample_of_zeros_has_a_moderate_gradient(normalization: str, eps: float | None) -> None:
+    """tanh(0) = 0 hands it on to the layer above, and its slope 1 the gradient down."""
+    sizes, options = [8, 8, 8], {"activation": "tanh", "normalization": normalization, "normalization_eps": eps}
+    network = MLP(BOX, 3, hidden=sizes, **options)  # type: ignore[arg-type]
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    x[1] = 0
+    nn.functional.cross_entropy(network(x), torch.tensor([0, 1, 2, 0])).backward()
+    largest = max(float(p.grad.abs().max()) for p in network.parameters() if p.grad is not None)
+    assert largest < (10 if eps is None else 1e7)
+    with torch.no_grad():
+        assert torch.equal(network(x), network.train()(x))
 
 
 def test_on_images_the_hidden_units_are_all_of_a_sample() -> None:
@@ -151,3 +176,14 @@ def test_images_and_sequences_are_asked_for() -> None:
         ConvNet(BOX, 2, channels=[4], hidden=[])
     with pytest.raises(ConfigError, match="model=gru: needs sequences"):
         Recurrent(BOX, 2, cell="gru")
+
+
+@pytest.mark.parametrize("shape", [(96, 96, 3), (84, 84, 1), (210, 160, 4)])
+def test_channels_that_come_last_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"model=convnet: .*channels last"):
+        ConvNet(spaces.Box(0, 1, shape), 2, channels=[4], hidden=[])
+
+
+@pytest.mark.parametrize("shape", [(3, 96, 96), (16, 4, 4), (12, 100, 1), (1, 8, 8), (4, 84, 84)])
+def test_what_may_be_an_image_is_taken(shape: tuple[int, int, int]) -> None:
+    assert image_shape(spaces.Box(0, 1, shape), "convnet") == shape

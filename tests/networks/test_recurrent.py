@@ -70,7 +70,7 @@ def test_outputs_at_every_step_or_after_the_last() -> None:
 def test_a_gru_learns_to_add(tmp_path: Path) -> None:
     options = ("data=sequence", "data.source.length=10", "model=gru", "optimizer.lr=5e-3", "model.hidden=32")
     steps = ("total_gradient_steps=600", "eval_every=300")
-    assert train(tmp_path, "algo=supervised", *options, *steps)["test/loss"] < 0.03  # always answering 1: 0.167
+    assert train(tmp_path, "algo=supervised", *options, *steps)["test/rmse"] < 0.17  # always answering 1: 0.41
 
 
 def test_a_gru_copies_a_symbol(tmp_path: Path) -> None:

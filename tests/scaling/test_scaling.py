@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from downpour.cost_model import Link, ring
-from downpour.scaling import link, plan
+from downpour.cost_model import Link, Server, ring
+from downpour.scaling import link, plan, pushes
 from downpour.scaling.command import main
-from downpour.scaling.model import curves, fit_model, report
+from downpour.scaling.model import Machine, curves, fit_model, report
 from downpour.scaling.plan import ALONE, Case
 from downpour.scaling.results import Row, compare
 
@@ -59,15 +60,29 @@ class Runs:
             csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
+SERVER = Server(alpha=1e-4, beta=4e-10, own_alpha=5e-5, own_beta=3e-10)
+
+
+def pushed(cores: int) -> pushes.Pushes:
+    """What pushes to such a server take."""
+    cases = [(w, s, n) for w in (1, 2, 4) for s in (1, 2) for n in (4e3, 4e5, 4e6)]
+    return [(w, s, n, SERVER.seconds(w, n, s, cores)) for w, s, n in cases]
+
+
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     found = Runs()
     monkeypatch.setattr(plan, "run", found)
     truth = Link(5e-5, 1e-9, 1e-10)
-    monkeypatch.setattr(
-        link, "measure", lambda ranks: ([(ranks, float(n), ring(truth, ranks, n)) for n in link.SIZES], [1e-3] * 5)
-    )
+
+    def measure(counts: Sequence[int]) -> Any:
+        times = [(ranks, float(n), ring(truth, ranks, n)) for ranks in counts if ranks > 1 for n in link.SIZES]
+        return times, dict.fromkeys(counts, [1e-3] * 5)
+
+    monkeypatch.setattr(link, "measure", measure)
     monkeypatch.setattr(link, "adding_time", lambda: truth.gamma)
+    monkeypatch.setattr(pushes, "measure", lambda: pushed(64))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
     return found
 
 
@@ -99,11 +114,23 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
     text = (tmp_path / "scale.md").read_text()
     assert f"{scaling.capitalize()} scaling" in text and "1 200" not in text.splitlines()[2]
     assert "alpha 50.0 us a message, beta 1.000 ns a byte" in text
-    assert "Error on 4 ranks, which the fit has not seen: an all-reduce 0 % (median of 4)" in text
+    for said in (
+        "all-reduce, sizes not fitted, N = 2: 0 % (of 3)",
+        "all-reduce, N = 4: 0 % (of 7)",
+        "pushes, N = 4: 0 % (of 6)",
+        "ddp N=4 batch=",
+        "staleness 2.10 in the mean, 3 at most (0: 30.0 %, 3: 70.0 %)",
+    ):
+        assert said in text
+    if scaling == "weak":
+        assert "300 updates to the accuracy, 0.50 times those of one process" in text
     for picture in ("efficiency", "speedup", "accuracy", "staleness"):
         assert (tmp_path / f"{picture}.png").stat().st_size > 5000
-    asked = {given.get("strategy", ALONE) for given in runs.given}
-    assert asked == {ALONE, "ddp", "fsdp2"}
+    assert {(given["strategy"], given["trainer.devices"] == "1") for given in runs.given} == {
+        ("auto", True),
+        ("ddp", False),
+        ("fsdp2", False),
+    }
     assert sum(given.get("strategy") == "fsdp2" for given in runs.given) == 2  # not tried again in the next turn
 
 
@@ -113,7 +140,32 @@ def test_sizes_are_compared_with_themselves(runs: Runs, tmp_path: Path) -> None:
     rows = table(tmp_path)
     assert [row["model"] for row in rows] == ["model.hidden=[8]"] * 2 + ["model.hidden=[32] optimizer=sgd"] * 2
     assert {given["model.hidden"] for given in runs.given} == {"[8]", "[32]"}
-    assert "No number of ranks is left" in (tmp_path / "scale.md").read_text()
+    assert "all-reduce, N = 4: 0 % (of 7)" in (tmp_path / "scale.md").read_text()  # tried on a number not asked for
+
+
+def test_an_override_of_a_strategy_goes_to_the_runs_that_have_it(runs: Runs, tmp_path: Path) -> None:
+    strategies = "strategy=ddp;ddp strategy.compress=bf16;downpour strategy.servers=2"
+    assert main([*TASK, strategies, "strategy.n_push=2", "devices=2", "turns=1", f"out={tmp_path}"], SETTINGS) == 0
+    assert [row["strategy"] for row in table(tmp_path)] == [
+        ALONE,
+        "ddp",
+        "ddp compress=bf16",
+        "downpour n_push=2 servers=2",
+    ]
+    own = [{key: value for key, value in given.items() if key.startswith("strategy.")} for given in runs.given]
+    assert own == [{}, {}, {"strategy.compress": "bf16"}, {"strategy.n_push": "2", "strategy.servers": "2"}]
+    assert "| downpour n_push=2 servers=2 |" in (tmp_path / "scale.md").read_text()
+
+
+def test_one_process_is_one_process_whatever_the_trainer(runs: Runs, tmp_path: Path) -> None:
+    assert main([*TASK, "trainer=ddp_cpu", "devices=2", "turns=1", f"out={tmp_path}"], SETTINGS) == 0
+    assert [(given["strategy"], given["trainer.devices"]) for given in runs.given] == [("auto", "1"), ("ddp", "2")]
+
+
+def test_no_run_starts_when_the_time_is_over(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TASK, "minutes=1e-9", f"out={tmp_path}"], SETTINGS) == 1
+    assert not runs.given
+    assert "1e-09 minutes are over: no more runs" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_measurement_and_leaves_what_there_is(
@@ -146,22 +198,30 @@ def rows_of(straggle: float, overhead: float, truth: Link, counts: Sequence[int]
     return found
 
 
-def test_the_model_finds_what_made_the_rows_and_foretells_the_one_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+def machine(cores: int, truth: Link, computing: dict[int, list[float]], wrong: float = 1.0) -> Machine:
+    """Whose all-reduces take what the model says; those of eight ranks `wrong` times as long."""
+    sizes, counts = (4e3, 1.6e5, 4e6), [ranks for ranks in computing if ranks > 1]
+    times = [(r, n, ring(truth, r, n) * max(1, r / cores) * (wrong if r == 8 else 1)) for r in counts for n in sizes]
+    return Machine(cores, times, computing, truth.gamma, pushed(cores))
+
+
+def test_the_model_finds_what_made_the_rows_and_predicts_those_left_out() -> None:
     computing = {ranks: [1e-3, 1.6e-3] for ranks in (1, 2, 4, 8)}  # late by 0.3 of the fastest in the mean
     truth = Link(2e-5, 3e-9, 1e-10)
     rows = rows_of(0.3, 2e-4, truth, (2, 4, 8))
-    times = [(ranks, n, ring(truth, ranks, n)) for ranks in (2, 4, 8) for n in (1e3, 1e6)]
-    model = fit_model(rows, times, truth.gamma, computing)
+    model = fit_model(rows, machine(8, truth, computing))
     assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
-    assert (model.straggle, model.overhead) == pytest.approx((0.3, 2e-4), rel=1e-3) and (
-        model.fitted,
-        model.unseen,
-    ) == ([2, 4], [8])
-    assert model.compute[""] == pytest.approx((1e-3, 1e-4), rel=1e-6)
-    assert [error for error, _ in model.errors.values()] == pytest.approx([0, 0], abs=1e-4)
-    wrong = [(ranks, n, t * (2 if ranks == 8 else 1)) for ranks, n, t in times]
-    assert fit_model(rows, wrong, truth.gamma, computing).errors["an all-reduce"][0] == pytest.approx(0.5)
+    assert (model.straggle, model.overhead, model.cores) == pytest.approx((0.3, 2e-4, 8), rel=1e-3)
+    assert model.fitted == [2, 4] and model.compute[""] == pytest.approx((1e-3, 1e-4), rel=1e-6)
+    assert {what: count for what, (_, count) in model.errors.items()} == {
+        "all-reduce, sizes not fitted, N = 2": 1,
+        "all-reduce, sizes not fitted, N = 4": 1,
+        "all-reduce, N = 8": 3,
+        "pushes, N = 4": 6,
+        "synchronous step, N = 8": 1,
+    }
+    assert max(error for error, _ in model.errors.values()) < 0.01
+    assert fit_model(rows, machine(8, truth, computing, 2)).errors["all-reduce, N = 8"][0] == pytest.approx(0.5)
     ranks, found = curves(model, rows[0], "weak", 1, 4096)
     assert ranks[-1] == 4096 and all(len(values) == 13 for values in found.values())
     assert found["ring"][1] == pytest.approx(rows[2].efficiency, rel=1e-3)
@@ -171,14 +231,32 @@ def test_the_model_finds_what_made_the_rows_and_foretells_the_one_left_out(monke
     assert np.ptp(saturated) / saturated[0] < 0.01  # more ranks, no more updates
 
 
-def test_a_crowded_machine_shares_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks at once take 1.25 times as long as one: together they are 1.6 cores."""
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-    model = fit_model(rows_of(0.0, 0.0, Link(0, 0), (2,)), [(2, 1e3, 1e-9)], 0.0, {1: [1.0], 2: [1.25]})
-    assert model.cores == pytest.approx(1.6) and model.straggle == 0
-    assert model.step("", 0, 64, 4) == pytest.approx(2.5 * model.of_one("", 64), rel=1e-2)
-    assert model.step("", 0, 64, 4, shared=False) == pytest.approx(model.of_one("", 64), rel=1e-2)
-    assert "at most 0.80 (N = 2)" in report(model, rows_of(0.0, 0.0, Link(0, 0), (2,)), 1)
+def test_ranks_that_share_cores_are_a_regime_of_their_own() -> None:
+    """Two ranks at once take 1.25 times as long as one: together they are 1.6 cores. Four take turns."""
+    truth = Link(2e-5, 3e-9, 1e-10)
+    rows = rows_of(0.0, 0.0, Link(0, 0), (2, 4))
+    model = fit_model(rows, machine(2, truth, {1: [1.0], 2: [1.25], 4: [2.5]}))
+    assert model.fitted == [2] and model.cores == pytest.approx(1.6) and model.straggle == 0
+    assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
+    assert model.link_of(4).alpha == pytest.approx(4e-5)
+    assert model.errors["all-reduce, N = 4, which share 2 core(s)"] == (pytest.approx(0, abs=1e-6), 3)
+    assert "synchronous step, N = 4, which share 2 core(s)" in model.errors
+    one = model.of_one("", 64)
+    assert model.step("", 0, 64, 4) == pytest.approx(2.5 * one + 6 * 4e-5)
+    assert model.step("", 0, 64, 4, shared=False) == pytest.approx(one + 6 * 2e-5)
+    assert "E_N is at most 0.80 (N = 2)" in report(model, rows, 1)
+
+
+def test_an_asynchronous_step_is_predicted_from_pushes() -> None:
+    """Two workers and a server on cores of their own: a step is computing, the worker's part and the server's."""
+    rows = rows_of(0.0, 0.0, Link(0, 0), ())
+    step = rows[0].step + SERVER.busy(4 * WEIGHTS) + SERVER.own(4 * WEIGHTS)
+    for strategy, wrong in (("downpour", 1.25), ("downpour strategy.n_push=9", 9.0)):  # the second is no such thing
+        case = Case(strategy, 2, "", 64, 100, 1, 2, 1)
+        rows.append(Row(case, samples=6400, rates=[64 * 2 / step / wrong], staleness={1: 100}))
+    compare(rows)
+    model = fit_model(rows, machine(8, Link(2e-5, 3e-9), {1: [1.0], 2: [1.0]}))
+    assert model.errors["asynchronous step, N = 2"] == (pytest.approx(0.2, rel=0.02), 1)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +265,11 @@ def test_a_crowded_machine_shares_its_cores(monkeypatch: pytest.MonkeyPatch) -> 
         (["strategy=dpd"], "strategy=dpd: there is no such option; did you mean ddp?"),
         (["devices=1"], "devices=1: needs a number of processes above 1"),
         (["devices=two"], "devices=two: numbers of processes with commas between"),
+        (
+            ["strategy=ddp,downpour", "strategy.servrs=2"],
+            "strategy=ddp,downpour; did you mean strategy.servers?",
+        ),
+        (["strategy=ddp strategy.servers=2"], "strategy.servers"),
         (["turns=0"], "turns=0: must be greater than or equal to 1"),
         (["scaling=strong", "devices=3"], "data.batch_size=64: cannot be divided evenly between 3"),
         (["model.hiden=[3]"], "model.hiden"),
@@ -207,8 +290,10 @@ def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest
     assert "this run counts environment steps" in capsys.readouterr().err
 
 
-def test_a_measurement_from_end_to_end(tmp_path: Path) -> None:
+def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two, really run; what is written follows from what was measured."""
+    monkeypatch.setattr(link, "measure", partial(link.measure, repeats=2))
+    monkeypatch.setattr(pushes, "measure", partial(pushes.measure, pushed=1))
     options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=[]")
     arguments = ("strategy=ddp", "devices=2", "turns=1", "predict=8", f"out={tmp_path}")
     assert main(["algo=supervised", *options, *arguments], SETTINGS) == 0
@@ -218,4 +303,8 @@ def test_a_measurement_from_end_to_end(tmp_path: Path) -> None:
     assert float(two["bytes"]) == 4 * int(one["weights"])  # 2 n (N - 1) / N
     with open(tmp_path / "all_reduce.csv", newline="") as file:
         times = [float(row["seconds"]) for row in csv.DictReader(file)]
-    assert len(times) == len(link.SIZES) and min(times) > 0
+    assert len(times) == 2 * len(link.SIZES) and min(times) > 0  # of two ranks, and of four
+    with open(tmp_path / "pushes.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert {(row["workers"], row["servers"]) for row in found} == {(w, s) for w in "124" for s in "12"}
+    assert min(float(row["seconds"]) for row in found) > 0

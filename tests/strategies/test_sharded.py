@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 import torch.distributed as dist
 from tests.commands import ROOT, SMALL, checkpoint, rows
 from tests.ranks import furthest, train_together, weights
@@ -139,7 +140,7 @@ def test_a_layer_that_ranks_do_not_divide_is_named() -> None:
             "strategy.tensor_parallel=3: does not divide the 2",
         ),
         (("strategy=fsdp2", "algo=reinforce"), "strategy=fsdp2: ranks act until their own episodes end"),
-        (("strategy=fsdp",), "strategy=fsdp: needs a GPU, and trainer.accelerator=cpu: use strategy=fsdp2"),
+        (("strategy=fsdp", "algo=reinforce"), "strategy=fsdp2: ranks act until their own episodes end"),
     ],
 )
 def test_what_does_not_go_together(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -156,3 +157,18 @@ def test_a_model_without_a_plan_is_told_who_has_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         plan_of(network)
     assert str(caught.value).startswith("model=Recurrent: no plan says how its layers are divided: use MLP, ConvNet,")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("options", [RUN, RULES["dqn"]])
+def test_one_gpu_learns_as_it_does_by_itself(tmp_path: Path, options: tuple[str, ...], precision: str) -> None:
+    chosen = (*options, "trainer=gpu", f"trainer.precision={precision}", "trainer.deterministic=true")
+    for name in ("fsdp", "auto"):
+        train(tmp_path / name, *chosen, f"strategy={name}")
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    one, other = (checkpoint(tmp_path / name) for name in ("fsdp", "auto"))
+    assert one["gradient_steps"] == other["gradient_steps"] > 50
+    assert furthest(one["state_dict"], other["state_dict"]) < (1e-6 if precision == "32-true" else 1e-2)

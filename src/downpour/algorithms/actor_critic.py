@@ -1,6 +1,7 @@
 """Actor-critic for continuous actions: (61)-(63) of the lecture; with target networks, DDPG (Lillicrap et al. 2016)."""
 
 import copy
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.dqn import move_towards
 from downpour.algorithms.noise import GaussianNoise
 from downpour.algorithms.q_learning import td_target, weighted_mean
-from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from downpour.config import ConfigError, Discount, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 from downpour.networks.features import Features
 
 
@@ -24,6 +25,8 @@ class ActorCritic(Algorithm):
     """A critic Q(x, a) learns by (62), an actor p(x) climbs it by (63): no maximum over actions is ever computed."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+    static_shapes: ClassVar[bool] = True
+    fills_in: ClassVar[tuple[str, ...]] = ("td_error",)
     num_critics: ClassVar[int] = 1
     outputs_per_action: ClassVar[int] = 1
     centre: Tensor
@@ -40,7 +43,7 @@ class ActorCritic(Algorithm):
         network: Network,
         optimizer: OptimizerFactory,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         noise: GaussianNoise | None = None,
         random_steps: NonNegativeInt = 0,
         target_network: bool = True,
@@ -112,7 +115,7 @@ class ActorCritic(Algorithm):
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) = Q(x, p(x)), by the critic that the actor climbs: [batch, ...] -> [batch]."""
-        return self.q(self.critics, observation, self.deterministic(self.actor, observation))[0]
+        return self.q(self.critics[:1], observation, self.deterministic(self.actor, observation))[0]
 
     def bootstrap(self, observation: Tensor) -> Tensor:
         """Q(x, p(x)) of the target networks, the least of the critics: [batch, ...] -> [batch]."""
@@ -134,32 +137,40 @@ class ActorCritic(Algorithm):
     def actor_loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus G(theta^A) of (63); the critic is only looked at."""
         observation = batch["observation"]
-        value = self.frozen_q(observation, self.deterministic(self.actor, observation))[0]
+        action = self.deterministic(self.actor, observation)
+        value = self.frozen_q(self.critics[:1], observation, action)[0]
         loss = -weighted_mean(value, batch.get("weight"))
         return loss, {"actor_loss": loss.detach()}
 
-    def frozen_q(self, observation: Tensor, action: Tensor) -> Tensor:
-        """`q` of the critics being learned, whose weights take no gradient: [critics, batch]."""
-        pair = torch.cat([self.features(observation), action], -1)
-        weights = [{name: p.detach() for name, p in critic.named_parameters()} for critic in self.critics]
-        parts = zip(self.critics, weights, strict=True)
-        return torch.stack([torch.func.functional_call(critic, w, pair).squeeze(-1) for critic, w in parts])
+    def frozen_q(self, critics: nn.ModuleList, observation: Tensor, action: Tensor) -> Tensor:
+        """`q` of critics being learned, whose weights take no gradient here: [critics, batch]."""
+        learning = [p for p in critics.parameters() if p.requires_grad]
+        for p in learning:
+            p.requires_grad_(False)
+        value = self.q(critics, observation, action)
+        for p in learning:
+            p.requires_grad_(True)
+        return value
 
-    def update(self, batch: TensorDict) -> Tensor:
-        loss, metrics = self.critic_loss(batch)
-        optimizers: Any = self.optimizers()
-        critic_optimizer, actor_optimizer = optimizers[:2]
-        self.descend(loss, critic_optimizer)
-        self.gradient_steps += 1
-        self.latest.update(metrics)
-        if self.gradient_steps % self.actor_every == 0:
-            actor_loss, metrics = self.actor_loss(batch)
-            self.descend(actor_loss, actor_optimizer)
-            self.latest.update(metrics)
+    def variant(self) -> Hashable:
+        """Whether the actor learns, too."""
+        return (self.gradient_steps + 1) % self.actor_every == 0
+
+    def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, found = self.critic_loss(batch)
+        critic_optimizer, actor_optimizer = self.optimizers()[:2]
+        metrics = {**self.descend(loss, critic_optimizer), **found}
+        if self.variant():
+            actor_loss, found = self.actor_loss(batch)
+            metrics |= {**self.descend(actor_loss, actor_optimizer), **found}
+        return loss.detach(), metrics
+
+    def advance(self) -> None:
+        super().advance()
         if self.target_critics is not self.critics and self.gradient_steps % self.target_every == 0:
             move_towards(self.target_critics, self.critics, self.target_tau)
-            move_towards(self.target_actor, self.actor, self.target_tau)
-        return loss.detach()
+            if self.target_actor is not self.actor:
+                move_towards(self.target_actor, self.actor, self.target_tau)
 
     def capture(self) -> dict[str, Any]:
         return {} if self.noise is None else self.noise.capture()

@@ -5,17 +5,20 @@ from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from downpour.algorithms.policy import StochasticPolicy
 from downpour.algorithms.returns import generalized_advantage
-from downpour.config import NonNegativeFloat, Probability
+from downpour.config import ConfigError, NonNegativeFloat, Probability
 
 
 class AdvantageActorCritic(StochasticPolicy):
     """Make actions likelier by how much better they were than V(x) expected; learn V beside."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout",)
+    minibatches = 1  # gradient steps that share the transitions of a round
+    value: nn.Module
+    watching = True  # whether anybody will see the metrics of the coming gradient step
 
     def __init__(
         self,
@@ -39,34 +42,54 @@ class AdvantageActorCritic(StochasticPolicy):
 
     @torch.no_grad()
     def steps_of(self, round: TensorDict) -> TensorDict:
-        """The transitions of a round [batch]: `observation`, `action`, `advantage`, `return` (the target for V)."""
-        before, after = round[:-1], round[1:]
-        value = self.values(round["observation"].flatten(0, 1)).view(round.shape)
+        """The transitions of a round [batch].
+
+        Returns:
+            `observation` as the networks get it, `action`, `value` (V before learning), `advantage`, and `return`, the
+            target for V.
+
+        Raises:
+            ConfigError: they are fewer than gradient steps.
+        """
+        after = round[1:]
+        observation = self.seen(round["observation"].flatten(0, 1))
+        value = self.value(observation).view(round.shape)
         ended = after["terminated"] | after["truncated"]
         advantage = generalized_advantage(after["reward"], value, after["terminated"], ended, self.gamma, self.trace)
         steps = TensorDict(
             {
-                "observation": before["observation"],
+                "observation": observation.unflatten(0, round.shape)[:-1],
                 "action": after["action"],
+                "value": value[:-1],
                 "advantage": advantage,
                 "return": advantage + value[:-1],
             },
             batch_size=after.shape,
         )
-        return steps[after["weight"].bool()]
+        steps = steps[after["weight"].bool()]
+        if len(steps) < self.minibatches:
+            advice = f"a round of {len(steps)} transitions (resets are none) makes no {self.minibatches} gradient steps"
+            raise ConfigError("data.round_steps", len(after), f"{advice}; raise it or data.num_envs")
+        return steps
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = self.policy(self.seen(batch["observation"]))
-        log_prob = self.head.distribution(outputs).log_prob(batch["action"])
+        distribution = self.head.distribution(self.policy(batch["observation"]))
+        log_prob = distribution.log_prob(batch["action"])
         advantage = batch["advantage"]
         if self.normalize_advantage and len(advantage) > 1:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         policy_loss, metrics = self.policy_loss(log_prob, advantage, batch)
-        value_loss = (self.values(batch["observation"]) - batch["return"]).square().mean()
-        entropy = self.entropy(outputs).mean()
-        loss = policy_loss + self.value_coefficient * value_loss - self.entropy_coefficient * entropy
-        metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        value_loss = self.value_loss(self.value(batch["observation"]).squeeze(-1), batch)
+        loss = policy_loss + self.value_coefficient * value_loss
+        if self.entropy_coefficient or self.watching:
+            entropy = self.entropy(distribution, log_prob).mean()
+            loss = loss - self.entropy_coefficient * entropy
+            metrics |= {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
         return loss, {name: value.detach() for name, value in metrics.items()}
+
+    def value_loss(self, value: Tensor, batch: TensorDict) -> Tensor:
+        """Mean squared distance of V(x) [batch] from the returns."""
+        return (value - batch["return"]).square().mean()
 
     def policy_loss(self, log_prob: Tensor, advantage: Tensor, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """Minus the mean of A log p, whose gradient is (30) per step; and metrics."""

@@ -1,7 +1,8 @@
 """What all learning rules share: gradient steps made one at a time, counted, clipped and watched."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,11 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from downpour.config import PositiveFloat
+from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import TrainingError
+from downpour.gpu_clock import GpuClock
+from downpour.graphs import CapturedStep
+from downpour.precision import bare_optimizers, unscale
 
 Network = Callable[..., nn.Module]
 """(input space, number of outputs) -> network; chosen by the `model` group."""
@@ -29,12 +33,21 @@ class Algorithm(LightningModule):
     Attributes:
         learns_from: names of the streams whose rounds it understands.
         in_stages: a gradient step is one pass of a batch's `input` through `network`, judged by `error` with `target`.
+        static_shapes: `learn_from` asks the host nothing: batches of one shape run the same kernels, each time.
+        fills_in: fields of a batch that `learn_from` writes to.
         gradient_steps: optimizer updates so far.
         latest: metrics of the newest gradient step, by name.
+        captured: makes the gradient steps by CUDA graphs; None makes them one kernel after the other.
+        gpu_clock: knows how long the GPU has been at work; None where there is none.
+        num_actions, first_action: of a rule that chooses among discrete actions, which are first, first + 1, ...
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
     in_stages: ClassVar[bool] = False
+    static_shapes: ClassVar[bool] = False
+    fills_in: ClassVar[tuple[str, ...]] = ()
+    num_actions: int
+    first_action: int
 
     def __init__(self, optimizer: OptimizerFactory, *, gradient_clip: PositiveFloat | None = None):
         """
@@ -47,6 +60,15 @@ class Algorithm(LightningModule):
         self.gradient_steps = 0
         self.latest: dict[str, Tensor | float] = {}
         self.learning_seconds = 0.0
+        self.captured: CapturedStep | None = None
+        self.gpu_clock: GpuClock | None = None
+        self._bare: list[Optimizer] | None = None
+        self._unchecked: tuple[Tensor, TensorDict, int] | None = None
+
+    @classmethod
+    def steps_each(cls, settings: Mapping[str, Any]) -> int:
+        """Gradient steps that it makes of each batch of a stream, given all arguments of the constructor."""
+        return 1
 
     def configure_optimizers(self) -> Optimizer:
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
@@ -59,6 +81,23 @@ class Algorithm(LightningModule):
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
         raise TypeError(f"{type(self).__name__} does not act")
 
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        """p(a | x) of discrete actions with exploration off, [batch, actions]; here of a policy that draws nothing."""
+        action = self.act(observation, np.random.default_rng(0), env_steps=0, explore=False)
+        return np.eye(self.num_actions)[action - self.first_action]
+
+    def state_values(self, observation: Tensor) -> Tensor:
+        """V(x) of observations [batch, ...]: [batch]."""
+        raise TypeError(f"{type(self).__name__} learns no V(x)")
+
+    def missing_values(self) -> str | None:
+        """Why `state_values` cannot be asked, as the end of a sentence; None where it can."""
+        return "learns no V(x)" if type(self).state_values is Algorithm.state_values else None
+
+    def valued_policy(self, observation: Tensor) -> np.ndarray | None:
+        """p(a | x), [batch, actions], of the policy that `state_values` are those of; None: of the best one."""
+        return None
+
     def batches(self, round: TensorDict) -> Iterable[TensorDict]:
         """What each gradient step of a round learns from; asked for one by one, between the steps."""
         return round.unbind(0)
@@ -70,10 +109,27 @@ class Algorithm(LightningModule):
 
     def update(self, batch: TensorDict) -> Tensor:
         """Make one gradient step; returns the loss before it."""
-        loss, metrics = self.loss(batch)
+        loss, metrics = self.learn_from(batch) if self.captured is None else self.captured(self, batch)
         self.latest.update(metrics)
-        self.gradient_step(loss)
-        return loss.detach()
+        self.advance()
+        return loss
+
+    def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        """The part of a gradient step that a CUDA graph can hold: it counts nothing and changes nothing but tensors.
+
+        Returns:
+            The loss before the step, and metrics by name.
+        """
+        loss, metrics = self.loss(batch)
+        return loss.detach(), {**metrics, **self.descend(loss, self.optimizers())}
+
+    def variant(self) -> Hashable:
+        """Which kind of step comes next, of a rule whose steps are not all alike."""
+        return None
+
+    def advance(self) -> None:
+        """Count the step that was made, and do what comes after so many of them."""
+        self.gradient_steps += 1
 
     def training_step(self, round: TensorDict, batch_idx: int) -> None:
         """Make the gradient steps of one round.
@@ -82,40 +138,83 @@ class Algorithm(LightningModule):
             TrainingError: a loss is not a finite number.
         """
         begin = time.perf_counter()
-        losses = self.updates(round)
-        if len(losses):
-            self.latest["loss"] = mean = float(losses.mean())
-            if not np.isfinite(mean):
-                raise TrainingError(self.explain(mean, round))
+        self.check_loss()
+        with self.gpu_clock or contextlib.nullcontext():
+            losses = self.updates(round)
+            if len(losses):
+                mean = losses.mean()
+                self.latest["loss"] = mean if mean.is_cuda else float(mean)
+                self._unchecked = mean, round, self.gradient_steps
+        if not losses.is_cuda or self.trainer.datamodule.evaluation_due:  # type: ignore[attr-defined]
+            self.check_loss()
         self.learning_seconds += time.perf_counter() - begin
 
-    def gradient_step(self, loss: Tensor) -> None:
-        """Descend one step on `loss`; under data parallelism the gradients of all ranks are averaged first."""
-        optimizer: Any = self.optimizers()
-        self.descend(loss, optimizer)
-        self.gradient_steps += 1
+    def check_loss(self) -> None:
+        """See that the last round's loss was finite: on a GPU a round later, when nobody need wait for the answer.
 
-    def descend(self, loss: Tensor, optimizer: Any) -> None:
-        """One step of one optimizer, on the parameters it holds."""
-        optimizer.zero_grad()
+        Raises:
+            TrainingError: it was not.
+        """
+        if self._unchecked is None:
+            return
+        (mean, round, step), self._unchecked = self._unchecked, None
+        if not np.isfinite(loss := float(mean)):
+            raise TrainingError(self.explain(loss, round, step))
+
+    def descend(self, loss: Tensor, optimizer: Any) -> dict[str, Tensor]:
+        """One step of one optimizer, on the parameters it holds; returns metrics.
+
+        Under data parallelism the gradients of all ranks are averaged first.
+        """
+        for parameter in parameters_of(optimizer):  # as `zero_grad`, which announces itself to a profiler first
+            parameter.grad = None
         self.manual_backward(loss)
-        self.take_step(optimizer)
+        return self.take_step(optimizer)
 
-    def take_step(self, optimizer: Any) -> None:
-        """A step with the gradients there are, clipped."""
+    def take_step(self, optimizer: Any) -> dict[str, Tensor]:
+        """A step with the gradients there are, clipped; returns metrics."""
+        metrics = {}
         if self.gradient_clip is not None:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
             strategy = self._trainer.strategy if self._trainer else None  # none where it is driven by hand
+            unscale(strategy, optimizer)
             clip = getattr(strategy, "clip_gradients", clip_gradients)
-            self.latest["gradient_norm"] = clip(parameters, self.gradient_clip)
+            metrics["gradient_norm"] = clip(parameters_of(optimizer), self.gradient_clip)
         optimizer.step()
+        return metrics
+
+    def optimizers(self, use_pl_optimizer: bool = True) -> Any:
+        """Lightning's wrappers; the optimizers themselves where those would do nothing."""
+        if self._bare is None:
+            return super().optimizers(use_pl_optimizer)
+        return self._bare[0] if len(self._bare) == 1 else self._bare
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Gradients of `loss`; by way of Lightning's hooks where there are any."""
+        if self._bare is None:
+            super().manual_backward(loss, *args, **kwargs)
+        else:
+            loss.backward(*args, **kwargs)
+
+    def on_train_start(self) -> None:
+        self._bare = bare_optimizers(self.trainer)
+        self.gpu_clock = GpuClock() if self.device.type == "cuda" else None
+        if self.captured is not None and self._bare is None:
+            raise ConfigError(
+                "trainer.cuda_graph", True, "a callback wants to be called in each gradient step: use false"
+            )
+
+    def teardown(self, stage: str) -> None:
+        """Let go of what belonged to this fit."""
+        self._bare = self._unchecked = None
+        if self.captured is not None:
+            self.captured.clear()
 
     def on_train_epoch_end(self) -> None:
         """The stream, not a count of epochs, ends the run."""
         if self.trainer.datamodule.finished:  # type: ignore[attr-defined]
             self.trainer.should_stop = True
 
-    def explain(self, loss: float, round: TensorDict) -> str:
+    def explain(self, loss: float, round: TensorDict, step: int | None = None) -> str:
         """Where a loss that is not finite came from, and what to try."""
         bad = [name for name, value in round.items() if value.is_floating_point() and not torch.isfinite(value).all()]
         weights = [name for name, p in self.named_parameters() if not torch.isfinite(p).all()]
@@ -126,7 +225,7 @@ class Algorithm(LightningModule):
             cause += ": lower optimizer.lr or set algo.gradient_clip"
         else:
             cause = "lower optimizer.lr or set algo.gradient_clip"
-        return f"the loss is {loss} near gradient step {self.gradient_steps}: {cause}"
+        return f"the loss is {loss} near gradient step {self.gradient_steps if step is None else step}: {cause}"
 
     def capture(self) -> dict[str, Any]:
         """What this rank alone knows and the next number depends on, as plain data; weights are saved anyway."""
@@ -136,11 +235,17 @@ class Algorithm(LightningModule):
         """Go on from what `capture` returned."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_loss()
         checkpoint["gradient_steps"] = self.gradient_steps
         checkpoint["algorithm"] = f"{type(self).__module__}.{type(self).__qualname__}"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.gradient_steps = checkpoint["gradient_steps"]
+
+
+def parameters_of(optimizer: Any) -> list[nn.Parameter]:
+    """All that it changes."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:

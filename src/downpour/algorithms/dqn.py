@@ -59,8 +59,8 @@ class DQN(QLearning):
         """The network that judges what follows."""
         return self.q if self.target_q is None else self.target_q
 
-    def gradient_step(self, loss: Tensor) -> None:
-        super().gradient_step(loss)
+    def advance(self) -> None:
+        super().advance()
         if self.target_q is not None and self.gradient_steps % self.target_every == 0:
             move_towards(self.target_q, self.q, self.target_tau)
 

@@ -1,7 +1,7 @@
 """A generative adversarial network: two networks, each with its optimizer (Goodfellow et al. 2014)."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -55,28 +55,28 @@ class GAN(Algorithm):
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def sample(self, rows: int, rng: torch.Generator | None = None) -> Tensor:
-        """G of new noise: [rows, *shape]."""
-        noise = torch.randn(rows, self.latent, generator=rng).to(self.device)
-        return self.generator(noise).view(rows, *self.shape)
+        """G of new noise: [rows, *shape]; drawn where it is needed, or where `rng` is, the same on every device."""
+        noise = torch.randn(rows, self.latent, generator=rng, device=rng.device if rng else self.device)
+        return self.generator(noise.to(self.device)).view(rows, *self.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits of D: [batch, *shape] -> [batch]."""
         return self.discriminator(x).squeeze(-1)
 
     def update(self, batch: TensorDict) -> Tensor:
-        optimizers: Any = self.optimizers()
+        optimizers = self.optimizers()
         true = batch["input"]
         with torch.no_grad():
             made = self.sample(len(true))
         loss = discriminator_loss(self(true), self(made))
-        self.descend(loss, optimizers[0])
+        self.latest.update(self.descend(loss, optimizers[0]))
         self.gradient_steps += 1
         if self.gradient_steps % self.generator_every == 0:
             # D is only looked at: its weights take no gradient.
             weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
             logits = torch.func.functional_call(self.discriminator, weights, self.sample(len(true)))
             passing = generator_loss(logits)
-            self.descend(passing, optimizers[1])
+            self.latest.update(self.descend(passing, optimizers[1]))
             self.latest["generator_loss"] = passing.detach()
         return loss.detach()
 
@@ -91,7 +91,9 @@ class GAN(Algorithm):
             logits = self(true), self(made)
             right = [(logits[0] > 0).float().mean(), (logits[1] <= 0).float().mean()]
             loss = discriminator_loss(*logits)
-            found.append(torch.stack([energy_distance(true.flatten(1), made.flatten(1)), loss, sum(right) / 2]))
+            found.append(
+                torch.stack([energy_distance(true.flatten(1).float(), made.flatten(1).float()), loss, sum(right) / 2])
+            )
         self.train(was_training)
         mean = torch.stack(found).mean(0).tolist()
         return dict(zip(("energy_distance", "loss", "discriminator_accuracy"), mean, strict=True))

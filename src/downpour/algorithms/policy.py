@@ -1,16 +1,18 @@
 """What rules that learn a distribution over actions share: acting, evaluating, observation statistics."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
-from downpour.config import ConfigError, Fraction, NonNegativeFloat, PositiveFloat
+from downpour.algorithms.returns import RewardNormalizer
+from downpour.config import ConfigError, Discount, NonNegativeFloat, PositiveFloat
 from downpour.networks.heads import Head
 from downpour.networks.normalizer import RunningNormalizer
 
@@ -29,9 +31,10 @@ class StochasticPolicy(Algorithm):
         optimizer: OptimizerFactory,
         *,
         head: Head,
-        gamma: Fraction,
+        gamma: Discount,
         entropy_coefficient: NonNegativeFloat = 0.0,
         normalize_observations: bool = False,
+        normalize_rewards: bool = False,
         evaluation: Literal["mode", "sample"] = "mode",
         with_value: bool = True,
         gradient_clip: PositiveFloat | None = None,
@@ -42,6 +45,7 @@ class StochasticPolicy(Algorithm):
             gamma: discount.
             entropy_coefficient: weight of the entropy in what is maximized.
             normalize_observations: feed the networks observations with mean 0 and deviation 1 over the run so far.
+            normalize_rewards: divide rewards by the standard deviation of their discounted sums over the run so far.
             evaluation: act by the likeliest action, or draw, when exploration is off.
             with_value: whether to have a second network for V(x).
 
@@ -57,6 +61,7 @@ class StochasticPolicy(Algorithm):
         self.policy = network(observation_space, head.outputs)
         self.value = network(observation_space, 1) if with_value else None
         self.normalizer = RunningNormalizer(observation_space) if normalize_observations else None
+        self.rewards = RewardNormalizer(gamma) if normalize_rewards else None
 
     def seen(self, observation: Tensor) -> Tensor:
         """Observations as the networks get them."""
@@ -68,20 +73,40 @@ class StochasticPolicy(Algorithm):
         draws = explore or self.evaluation == "sample"
         return self.head.sample(outputs, rng) if draws else self.head.mode(outputs)
 
-    def values(self, observation: Tensor) -> Tensor:
+    def missing_values(self) -> str | None:
+        return None if self.value is not None else "learns no V(x) with these settings"
+
+    def state_values(self, observation: Tensor) -> Tensor:
         """V(x): [batch, ...] -> [batch]."""
         assert isinstance(self.value, nn.Module)
         return self.value(self.seen(observation)).squeeze(-1)
 
-    def entropy(self, outputs: Tensor) -> Tensor:
-        """Of the distribution at each observation [batch]; 0 where nothing asks for it and no formula gives it."""
-        return self.head.distribution(outputs).entropy() if self.head.has_entropy else torch.zeros_like(outputs[:, 0])
+    @torch.no_grad()
+    def valued_policy(self, observation: Tensor) -> np.ndarray:
+        return self.head.probabilities(self.policy(self.seen(observation)))
+
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        p = self.valued_policy(observation)
+        return p if self.evaluation == "sample" else np.eye(p.shape[1])[p.argmax(1)]
+
+    def entropy(self, distribution: Distribution, log_prob: Tensor) -> Tensor:
+        """Of the distribution at each observation, as many as log p [batch]; 0 where no formula gives it."""
+        return distribution.entropy() if self.head.has_entropy else torch.zeros_like(log_prob)
 
     def batches(self, round: TensorDict) -> Iterator[TensorDict]:
+        if self.rewards is not None:
+            round = self.rewards(round)
         yield from self.learn(round)
         if self.normalizer is not None:  # after learning: until then the statistics are those that acted
             counted = round["weight"].bool()
             self.normalizer.update(round["observation"][counted])
+
+    def capture(self) -> dict[str, Any]:
+        return {} if self.rewards is None or self.rewards.sums is None else {"reward_sums": self.rewards.sums}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if self.rewards is not None and "reward_sums" in state:
+            self.rewards.sums = state["reward_sums"].to(self.device)
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         """The batches [batch] of a round, one a gradient step."""

@@ -9,11 +9,12 @@ import torch.distributed as dist
 from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
 from downpour.algorithms.tabular import learn_at_once
-from downpour.config import ConfigError, Fraction, PositiveFloat, Probability
+from downpour.config import ConfigError, Discount, Fraction, PositiveFloat, Probability
 from downpour.networks.linear import Table
 from downpour.schedules import Linear
 
@@ -47,6 +48,8 @@ class QLearning(Algorithm):
     """Act epsilon-greedily on Q(x, a; theta), move Q(X_t, A_t) towards Y_t."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
+    static_shapes: ClassVar[bool] = True
+    fills_in: ClassVar[tuple[str, ...]] = ("td_error",)
     visits: Tensor | None
 
     def __init__(
@@ -56,7 +59,7 @@ class QLearning(Algorithm):
         network: Network,
         optimizer: OptimizerFactory,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         epsilon: Linear,
         evaluation_epsilon: Probability = 0.0,
         loss: Literal["squared", "huber"] = "squared",
@@ -137,7 +140,10 @@ class QLearning(Algorithm):
 
     @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
-        values = self.values(observation).cpu().numpy()
+        if self.captured is None:
+            values = self.values(observation).cpu().numpy()
+        else:
+            values = self.captured.forward(self.values, observation, self.training).cpu().numpy()
         action = values.argmax(-1)
         epsilon = self.epsilon(env_steps) if explore else self.evaluation_epsilon
         if epsilon > 0:
@@ -148,6 +154,15 @@ class QLearning(Algorithm):
             action = np.where(coin < epsilon, uniform, action)
         self.latest["epsilon"] = epsilon
         return action + self.first_action
+
+    @torch.no_grad()
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        if self.evaluation_epsilon == 0:
+            return super().action_probabilities(observation)
+        values = self.values(observation).cpu().numpy()
+        best, any_one = values == values.max(-1, keepdims=True), np.isfinite(values)
+        parts = ((1 - self.evaluation_epsilon, best), (self.evaluation_epsilon, any_one))
+        return sum(part * among / among.sum(-1, keepdims=True) for part, among in parts)
 
     def uniform(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Uniform among the actions that there are, [batch]."""
@@ -179,11 +194,18 @@ class QLearning(Algorithm):
         """V(x) = max_a Q(x, a; theta), (36): [batch, ...] -> [batch]."""
         return self.values(observation).amax(-1)
 
+    def configure_optimizers(self) -> Optimizer:
+        optimizer = super().configure_optimizers()
+        if self.visits is not None and not isinstance(optimizer, SGD):
+            advice = f"{type(optimizer).__name__} undoes what scales a gradient; use optimizer=sgd"
+            raise ConfigError("algo.step_size", "visits", advice)
+        return optimizer
+
     @torch.no_grad()
     def visited(self, batch: TensorDict, action: Tensor) -> Tensor:
         """Count the pairs of a batch, those of all ranks together; returns n(x, a)^-w of each [batch]."""
         assert self.visits is not None
-        state = batch["observation"].long() - self.first_state
+        state = self.counted_state(batch)
         new = torch.zeros_like(self.visits)
         counted = batch.get("weight")
         counted = torch.ones_like(batch["reward"]) if counted is None else (counted > 0).to(new)
@@ -194,11 +216,15 @@ class QLearning(Algorithm):
         self.visits += new
         return counted / self.visits[state, action].clamp(min=1) ** self.visit_exponent
 
-    def tables(self, count: int) -> tuple[list[Table], list[int]] | None:
-        """What `learn_in_order` learns, and whose turn it is at each of `count` transitions; None if it cannot."""
+    def counted_state(self, batch: TensorDict) -> Tensor:
+        """Row of `visits` of each transition: [batch]."""
+        return batch["observation"].long() - self.first_state
+
+    def tables(self, count: int) -> tuple[list[Table], list[int], list[float] | None] | None:
+        """What `learn_in_order` learns, whose turn it is at each of `count` transitions, ties; None if it cannot."""
         rule = ("bootstrap", "older_values", "choose", "learned", "errors", "loss", "batches")
         is_plain = all(getattr(type(self), name) is getattr(QLearning, name) for name in rule)
-        return ([self.q], [0] * count) if is_plain and isinstance(self.q, Table) else None
+        return ([self.q], [0] * count, None) if is_plain and isinstance(self.q, Table) else None
 
     def updates(self, round: TensorDict) -> Tensor:
         """By autograd, or, where that would find (58) for one transition after the other, by (58)."""

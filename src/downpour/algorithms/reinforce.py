@@ -45,6 +45,9 @@ class Reinforce(StochasticPolicy):
         super().__init__(*args, with_value=baseline == "value", **kwargs)
         self.baseline, self.normalize_returns, self.value_coefficient = baseline, normalize_returns, value_coefficient
 
+    def missing_values(self) -> str | None:
+        return None if self.baseline == "value" else "learns V(x) with algo.baseline=value only"
+
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         before, after = round[:-1], round[1:]
         ended = after["terminated"] | after["truncated"]
@@ -61,20 +64,22 @@ class Reinforce(StochasticPolicy):
         )
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        outputs = self.policy(self.seen(batch["observation"]))
-        log_prob = self.head.distribution(outputs).log_prob(batch["action"])
+        observation = self.seen(batch["observation"])
+        distribution = self.head.distribution(self.policy(observation))
+        log_prob = distribution.log_prob(batch["action"])
         to_come, episodes = batch["return"], batch["ends"].sum()
         value_loss: Tensor | float = 0.0
         advantage = to_come
         if self.baseline == "value":
-            value = self.values(batch["observation"])
+            assert self.value is not None
+            value = self.value(observation).squeeze(-1)
             value_loss = (value - to_come).square().sum() / episodes
             advantage = to_come - value.detach()
         elif self.baseline == "batch_mean":
             advantage = to_come - to_come.mean()
         if self.normalize_returns:
             advantage = advantage / advantage.std(correction=0).clamp(min=1e-8)
-        entropy = self.entropy(outputs)
+        entropy = self.entropy(distribution, log_prob)
         loss = score_function_loss(log_prob, advantage, episodes)
         loss = loss - self.entropy_coefficient * entropy.sum() / episodes + self.value_coefficient * value_loss
         metrics = {"entropy": entropy.detach(), "advantage_std": advantage.std(correction=0)}

@@ -2,7 +2,11 @@
 
 import numpy as np
 import torch
-from torch import Tensor
+from gymnasium import spaces
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from downpour.networks.normalizer import RunningNormalizer
 
 
 def sums_to_come(x: Tensor, decay: Tensor) -> Tensor:
@@ -44,3 +48,34 @@ def n_step_returns(
         longer = torch.cat([gamma * result[1:], bootstrap[-1:]])
         result = reward + torch.where(ended, bootstrap, longer)
     return result
+
+
+class RewardNormalizer(nn.Module):
+    """Divides rewards by the standard deviation of their discounted sums over the run so far; cut to +-10.
+
+    The sums are those up to each step, s_t = gamma s_t-1 + R_t, as in OpenAI's baselines (VecNormalize). Their
+    statistics are buffers, of all ranks together.
+
+    Attributes:
+        sums: s of each environment of this rank after the last round, [num_envs]; an episode may go on in the next.
+    """
+
+    def __init__(self, gamma: float):
+        super().__init__()
+        self.gamma = gamma
+        self.statistics = RunningNormalizer(spaces.Box(-np.inf, np.inf, ()))
+        self.sums: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, round: TensorDict) -> TensorDict:
+        """Rows [steps + 1, num_envs] with their rewards divided; the given ones stay as they are."""
+        reward, goes_on = round["reward"].clone(), ~round["first"]
+        reward[0] = 0.0 if self.sums is None else self.sums
+        reward[0] *= goes_on[0]
+        sums = sums_to_come(reward.flip(0), self.gamma * goes_on.flip(0)).flip(0)
+        self.sums = sums[-1].clone()
+        self.statistics.update(sums[round["weight"].bool()])
+        deviation = (self.statistics.squares / self.statistics.count).sqrt().clamp(min=1e-4)
+        result = round.copy()
+        result["reward"] = (round["reward"] / deviation).clamp(-10, 10).float()
+        return result

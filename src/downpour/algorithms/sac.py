@@ -11,22 +11,40 @@ from torch.optim import Optimizer
 
 from downpour.algorithms.actor_critic import ActorCritic
 from downpour.algorithms.q_learning import weighted_mean
-from downpour.config import PositiveFloat
+from downpour.config import ConfigError, PositiveFloat
 
 
 class SAC(ActorCritic):
-    """Twin critics; a Gaussian actor, squashed by tanh to the bounds; alpha keeps its entropy near minus its size."""
+    """Twin critics; a Gaussian actor, squashed by tanh to the bounds; alpha keeps its entropy near a target."""
 
     num_critics: ClassVar[int] = 2
     outputs_per_action: ClassVar[int] = 2
 
-    def __init__(self, *args: Any, alpha: PositiveFloat = 1.0, learn_alpha: bool = True, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        alpha: PositiveFloat = 1.0,
+        learn_alpha: bool = True,
+        target_entropy: float | None = None,
+        **kwargs: Any,
+    ):
         """
         Args:
             alpha: price of entropy, at first.
-            learn_alpha: move it so that the entropy is minus the number of action components.
+            learn_alpha: move it so that the entropy of the actions is `target_entropy`.
+            target_entropy: of actions in half widths of their bounds; None is minus the number of their components.
+
+        Raises:
+            ConfigError: noise for a policy that draws its actions anyway, or a target for an alpha that stays.
         """
+        if kwargs.get("noise") is not None:
+            raise ConfigError(
+                "algo.noise", type(kwargs["noise"]).__name__, "SAC draws its actions; use algo/noise=null"
+            )
+        if target_entropy is not None and not learn_alpha:
+            raise ConfigError("algo.target_entropy", target_entropy, "needs algo.learn_alpha=true")
         super().__init__(*args, **kwargs)
+        self.target_entropy = -float(self.size) if target_entropy is None else target_entropy
         self.target_actor = self.actor  # the soft value is that of the policy being learned
         self.learn_alpha = learn_alpha
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)), requires_grad=learn_alpha)
@@ -69,7 +87,7 @@ class SAC(ActorCritic):
         """Mean of alpha log p - min Q; the critics are only looked at."""
         observation = batch["observation"]
         action, log_prob = self.draw(observation)
-        value = self.frozen_q(observation, action).amin(0)
+        value = self.frozen_q(self.critics, observation, action).amin(0)
         loss = weighted_mean(self.log_alpha.exp().detach() * log_prob - value, batch.get("weight"))
         return loss, {
             "actor_loss": loss.detach(),
@@ -78,12 +96,11 @@ class SAC(ActorCritic):
         }
 
     def alpha_loss(self, entropy: Tensor) -> Tensor:
-        """Its descent raises alpha while the entropy [batch] is below minus the number of components."""
-        return self.log_alpha * (entropy + self.size).mean()
+        """Its descent raises alpha while the entropy [batch], in the actions' own unit, is below the target."""
+        return self.log_alpha * (entropy - self.scale.log().sum() - self.target_entropy).mean()
 
-    def update(self, batch: TensorDict) -> Tensor:
-        loss = super().update(batch)
-        if self.learn_alpha and self.gradient_steps % self.actor_every == 0:
-            optimizer = self.optimizers()[2]  # type: ignore[index]
-            self.descend(self.alpha_loss(torch.as_tensor(self.latest["entropy"])), optimizer)
-        return loss
+    def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, metrics = super().learn_from(batch)
+        if self.learn_alpha and self.variant():
+            metrics |= self.descend(self.alpha_loss(metrics["entropy"]), self.optimizers()[2])
+        return loss, metrics

@@ -1,6 +1,5 @@
 """Supervised learning: descend on the mean loss of a batch, (69)."""
 
-import time
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +9,7 @@ from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from downpour.algorithms.base import Algorithm, Network, OptimizerFactory, TrainingError
+from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.config import ConfigError, PositiveFloat
 from downpour.optimizers import needs_closure
 from downpour.scores import scores
@@ -24,6 +23,7 @@ class Supervised(Algorithm):
 
     learns_from: ClassVar[tuple[str, ...]] = ("dataset",)
     in_stages: ClassVar[bool] = True
+    static_shapes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -31,12 +31,14 @@ class Supervised(Algorithm):
         target_space: gym.Space,
         network: Network,
         optimizer: OptimizerFactory,
+        target_units: tuple[Tensor, Tensor] | None = None,
         *,
         loss: Literal["auto", "cross_entropy", "squared", "huber"] = "auto",
         gradient_clip: PositiveFloat | None = None,
     ):
         """
         Args:
+            target_units: what was subtracted from targets that are numbers, and what they were then divided by.
             loss: rho of (69); auto takes cross-entropy for classes and the squared error for numbers.
 
         Raises:
@@ -59,6 +61,7 @@ class Supervised(Algorithm):
         every_step = isinstance(target_space, spaces.MultiDiscrete)
         self.network = network(input_space, outputs, every_step=every_step)
         self.takes_closure = False
+        self.target_units = target_units
 
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -83,13 +86,11 @@ class Supervised(Algorithm):
         with torch.no_grad():
             return loss, {} if self.classes is None else {"accuracy": _accuracy(outputs, batch["target"])}
 
-    def training_step(self, round: TensorDict, batch_idx: int) -> None:
-        """Make the gradient steps of one round; a lean loop, for a small network's whole step takes 0.2 ms.
-
-        Raises:
-            TrainingError: a loss is not a finite number.
-        """
-        begin = time.perf_counter()
+    def updates(self, round: TensorDict) -> Tensor:
+        """A lean loop, for a small network's whole step takes 0.2 ms."""
+        if self.captured is not None:
+            return super().updates(round)
+        optimizer = self.optimizers()
         losses: list[Tensor] = []
         for x, y in zip(round["input"].unbind(0), round["target"].unbind(0), strict=True):
             if self.takes_closure:
@@ -97,38 +98,48 @@ class Supervised(Algorithm):
                 continue
             outputs = self.network(x)
             loss = self.error(outputs, y)
-            self.gradient_step(loss)
+            self.latest.update(self.descend(loss, optimizer))
+            self.advance()
             losses.append(loss.detach())
-        self.latest["loss"] = mean = float(torch.stack(losses).mean())
         if self.classes is not None and not self.takes_closure:
             self.latest["accuracy"] = _accuracy(outputs.detach(), y)  # of the newest gradient step
-        if not torch.isfinite(torch.tensor(mean)):
-            raise TrainingError(self.explain(mean, round))
-        self.learning_seconds += time.perf_counter() - begin
+        return torch.stack(losses)
 
     def closure_step(self, x: Tensor, y: Tensor) -> Tensor:
         """A gradient step of an optimizer that evaluates the loss as often as it likes (L-BFGS); its first loss."""
-        optimizer: Any = self.optimizers()
+        optimizer = self.optimizers()
         loss = optimizer.step(BatchLoss(self, optimizer, x, y))
-        self.gradient_steps += 1
+        self.advance()
         return torch.as_tensor(loss).detach()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[TensorDict]) -> dict[str, float]:
         """Metrics over all of `batches`, without dropout and with the running statistics of batch normalization."""
-        outputs, targets = self.predict(batches)
-        return {"loss": float(self.error(outputs, targets)), **scores(outputs, targets, self.classes)}
+        return self.judge(*self.predict(batches))
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Metrics of what `predict` returns: the loss, of standardized targets, and scores in the data set's units."""
+        loss = float(self.error(outputs, targets))
+        return {"loss": loss, **scores(self.in_units(outputs), self.in_units(targets), self.classes)}
+
+    def in_units(self, numbers: Tensor, *, differences: bool = False) -> Tensor:
+        """Targets or predictions of them, or differences, in the data set's units; logits and labels as they are."""
+        if self.target_units is None:
+            return numbers
+        mean, scale = (each.to(numbers.device, torch.float64) for each in self.target_units)
+        return numbers * scale if differences else numbers * scale + mean
 
     @torch.no_grad()
     def predict(self, batches: Iterable[TensorDict]) -> tuple[Tensor, Tensor]:
-        """Outputs and targets of all of `batches`, one after another."""
+        """Outputs and targets of all of `batches`, one after another; `in_units` gives them the data set's units."""
         was_training = self.training
         self.eval()
         try:
             pairs = [(self.network(batch["input"]), batch["target"]) for batch in batches]
         finally:
             self.train(was_training)
-        return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+        outputs, targets = (torch.cat([pair[each] for pair in pairs]) for each in (0, 1))
+        return _measurable(outputs), _measurable(targets)
 
 
 class BatchLoss:
@@ -145,6 +156,11 @@ class BatchLoss:
         loss = self.algorithm.error(self.algorithm.network(self.x[part]), self.y[part])
         self.algorithm.manual_backward(loss)
         return loss
+
+
+def _measurable(numbers: Tensor) -> Tensor:
+    """Means over many rows need more than 16 bits."""
+    return numbers.float() if numbers.dtype == torch.bfloat16 else numbers
 
 
 def _accuracy(outputs: Tensor, target: Tensor) -> Tensor:

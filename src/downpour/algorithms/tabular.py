@@ -34,6 +34,7 @@ def learn_in_order(
     step: float,
     visits: Tensor | None = None,
     exponent: float = 1.0,
+    ties: list[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Learn from transitions [count] one by one, in their order.
 
@@ -42,7 +43,10 @@ def learn_in_order(
         turns: which of them learns from each transition.
         transitions: as `Replay.transitions`.
         step: alpha.
-        visits: n(x, a) so far [states, actions], counted on here; alpha is then divided by n(x, a)^`exponent`.
+        visits: n(x, a) of each table so far [tables * states, actions], counted on here; alpha is then divided by
+            n(x, a)^`exponent`.
+        ties: in [0, 1), which of several best next actions is taken, the first if None: it matters where another table
+            judges it.
 
     Returns:
         Of each transition [count]: Q(X_t, A_t) before its step, the TD error, the part of alpha that was taken.
@@ -51,7 +55,8 @@ def learn_in_order(
     where = torch.stack([transitions["observation"], transitions["next_observation"]]).long() - first
     touched, (states, followers) = torch.unique(where, return_inverse=True)
     q = [table.weight[touched].tolist() for table in tables]
-    n = None if visits is None else visits[touched].tolist()
+    counts = None if visits is None else visits.view(len(tables), -1, visits.shape[-1])
+    n = None if counts is None else counts[:, touched].tolist()
     rows = zip(
         turns,
         states.tolist(),
@@ -59,26 +64,31 @@ def learn_in_order(
         transitions["reward"].tolist(),
         (transitions["discount"] * ~transitions["terminated"]).tolist(),
         followers.tolist(),
+        ties or [0.0] * len(turns),
         strict=True,
     )
     values, errors, parts = [], [], []
     part = 1.0
-    for turn, x, a, reward, discount, y in rows:
+    for turn, x, a, reward, discount, y, tie in rows:
         mine, judging = q[turn], q[turn - 1]
-        best = mine[y]
+        row = mine[y]
+        best = max(row)
+        following = row.index(best)
+        if tie and (several := row.count(best)) > 1:
+            following = [b for b, q_b in enumerate(row) if q_b == best][int(tie * several)]
         value = mine[x][a]
-        error = reward + discount * judging[y][best.index(max(best))] - value  # (54), and (65) where there are two
+        error = reward + discount * judging[y][following] - value  # (54), and (65) where there are two
         if n is not None:
-            n[x][a] += 1
-            part = 1 / n[x][a] ** exponent
+            n[turn][x][a] += 1
+            part = 1 / n[turn][x][a] ** exponent
         mine[x][a] = value + step * part * error
         values.append(value)
         errors.append(error)
         parts.append(part)
     for table, learned in zip(tables, q, strict=True):
         table.weight[touched] = torch.tensor(learned, dtype=table.weight.dtype, device=table.weight.device)
-    if visits is not None:
-        visits[touched] = torch.tensor(n, dtype=visits.dtype, device=visits.device)
+    if counts is not None:
+        counts[:, touched] = torch.tensor(n, dtype=counts.dtype, device=counts.device)
     return torch.tensor(values), torch.tensor(errors), torch.tensor(parts)
 
 
@@ -91,15 +101,16 @@ def learn_at_once(rule: Any, round: TensorDict) -> Tensor | None:
         The losses [updates].
     """
     is_rule = rule.gradient == "semi" and rule.clip_td_error is None
+    is_rule = is_rule and "td_error" not in round  # prioritized: weighted, and the errors are read back
     one_by_one = len(round) > 0 and round.shape[1] == 1 and rule.gradient_clip is None and not dist.is_initialized()
     step = plain_step(rule.optimizers())
     found = rule.tables(len(round)) if is_rule and one_by_one and step is not None else None
     if step is None or found is None or not all(table.weight.requires_grad for table in found[0]):
         return None
-    tables, turns = found
+    tables, turns, ties = found
     rows = round.view(-1)
     value, td_error, part = learn_in_order(
-        tables, turns, rows, rule.first_action, step, rule.visits, rule.visit_exponent
+        tables, turns, rows, rule.first_action, step, rule.visits, rule.visit_exponent, ties
     )
     rule.gradient_steps += len(rows)
     rule.latest |= {"q_mean": value[-1], "td_error": td_error[-1]}

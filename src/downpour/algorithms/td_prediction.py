@@ -5,18 +5,18 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
 from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
+from downpour.algorithms.fixed_policy import RunPolicy, fixed_policy
 from downpour.algorithms.q_learning import squared, weighted_mean
 from downpour.algorithms.returns import generalized_advantage, n_step_returns
-from downpour.config import ConfigError, Fraction, PositiveFloat, PositiveInt, Probability
+from downpour.config import ConfigError, Discount, PositiveFloat, PositiveInt, Probability
 
 
 class TDPrediction(Algorithm):
-    """Learns V(x) of the policy that chooses uniformly among discrete actions; nothing is controlled."""
+    """Learns V(x) of a policy p(a | x) that stays as it is; nothing is controlled."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout", "episodes")
 
@@ -26,8 +26,10 @@ class TDPrediction(Algorithm):
         action_space: gym.Space,
         network: Network,
         optimizer: OptimizerFactory,
+        run_policy: RunPolicy | None = None,
         *,
-        gamma: Fraction,
+        gamma: Discount,
+        policy: str | list[float] = "uniform",
         trace: Probability = 0.0,
         n_step: PositiveInt | None = None,
         gradient_clip: PositiveFloat | None = None,
@@ -35,33 +37,34 @@ class TDPrediction(Algorithm):
         """
         Args:
             gamma: discount.
+            policy: whose value it is; see `fixed_policy`.
             trace: lambda: 0 is TD(0), (60); 1 sums rewards to the end (of the episode with data=episodes: Monte Carlo).
             n_step: sum this many rewards, then bootstrap, instead of averaging over all numbers by lambda.
 
         Raises:
-            ConfigError: the actions are not discrete; or both a trace and a number of steps are given.
+            ConfigError: no such policy, or it does not fit; or both a trace and a number of steps are given.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
-        if not isinstance(action_space, spaces.Discrete):
-            advice = f"predicts for a uniform policy over discrete actions, these are {action_space}"
-            raise ConfigError("algo", type(self).__name__, f"{advice}; use env=random_walk, frozen_lake or cartpole")
         if n_step is not None and trace > 0:
             raise ConfigError("algo.n_step", n_step, "needs algo.trace=0")
         self.gamma, self.trace, self.n_step = gamma, trace, n_step
-        self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
         self.value = network(observation_space, 1)
+        self.policy = fixed_policy(policy, observation_space, action_space, run_policy)
 
     @property
     def is_td0(self) -> bool:
         """Whether it converges where linear TD(0) does."""
         return self.trace == 0 and self.n_step in (None, 1)
 
-    def fixed_policy(self) -> np.ndarray:
-        """Probability of each action, the same in all states [actions]."""
-        return np.full(self.num_actions, 1 / self.num_actions)
+    def action_probabilities(self, observation: Tensor) -> np.ndarray:
+        return self.policy.probabilities(observation)
 
+    def valued_policy(self, observation: Tensor) -> np.ndarray:
+        return self.policy.probabilities(observation)
+
+    @torch.no_grad()
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
-        return rng.integers(self.num_actions, size=len(observation)) + self.first_action
+        return self.policy.act(observation, rng)
 
     def state_values(self, observation: Tensor) -> Tensor:
         """Q(x; theta) of (60): [batch, ...] -> [batch]."""

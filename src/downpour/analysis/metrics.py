@@ -50,6 +50,11 @@ def finite(table: pandas.DataFrame, metric: str) -> pandas.DataFrame:
     return table[np.isfinite(table[metric].to_numpy(np.float64))]
 
 
+def until(table: pandas.DataFrame, steps: float) -> pandas.DataFrame:
+    """The rows of `table` within so many steps, which its first column counts."""
+    return table[table.iloc[:, 0] <= steps] if len(table) else table
+
+
 def headline(runs: Sequence[RunDirectory], wanted: str | None = None) -> str | None:
     """The metric to compare `runs` by; None where they measured nothing.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from downpour.analysis.configurations import Configuration
 from downpour.analysis.drawing import dress, figure_of, style_of
-from downpour.analysis.metrics import finite, measured, spoken
+from downpour.analysis.metrics import finite, measured, spoken, until
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Floats, common_grid, step_values
 
@@ -60,9 +60,10 @@ def curves_of(configuration: Configuration) -> tuple[Floats, Floats, Floats]:
     return x, estimates, truths
 
 
-def truth_of_best(run: RunDirectory) -> float:
-    """What the policy of the run's best evaluation received from the states it visited."""
-    returns, actual = finite(run.metrics, "eval/return_mean"), finite(run.metrics, ACTUAL)
+def truth_of_best(run: RunDirectory, steps: float = np.inf) -> float:
+    """What the policy of the run's best evaluation within so many steps received from the states it visited."""
+    metrics = until(run.metrics, steps)
+    returns, actual = finite(metrics, "eval/return_mean"), finite(metrics, ACTUAL)
     by_step = dict(zip(actual.iloc[:, 0], actual[ACTUAL], strict=True))
     judged = returns[returns.iloc[:, 0].isin(list(by_step))]
     best = judged.loc[judged["eval/return_mean"].idxmax()].iloc[0] if len(judged) else actual.iloc[-1, 0]

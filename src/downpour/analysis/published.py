@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+HIGHEST, TRAINING = "highest evaluation", "last 100 training episodes"
+
 
 @dataclass(frozen=True)
 class Numbers:
     """What one source reports.
 
     Attributes:
-        source: the paper, the environments, the length of the runs; [fig]: read off a figure.
+        source: the paper, the environments, the protocol; [fig]: read off a figure.
+        length: of the runs.
+        measure: what ours must be to stand beside it.
         games: game -> column -> number.
     """
 
     source: str
+    length: str
+    measure: str
     games: Mapping[str, Mapping[str, float]]
 
 
@@ -22,11 +28,11 @@ def _table(columns: Sequence[str], rows: Mapping[str, Sequence[float]]) -> dict[
 
 
 WITH, WITHOUT = "with replay, with target Q", "without replay, with target Q"
-ATARI_10M = "Mnih et al. 2015, Atari, 10 M frames, best of three learning rates"
+ATARI_10M = ("Mnih et al. 2015, Atari, highest evaluation, best of three learning rates", "10 M frames", HIGHEST)
 PUBLISHED = {
     "mnih2015_ablation": [
         Numbers(
-            ATARI_10M,
+            *ATARI_10M,
             _table(
                 [WITH, "with replay, without target Q", WITHOUT, "without replay, without target Q"],
                 {
@@ -39,7 +45,9 @@ PUBLISHED = {
             ),
         ),
         Numbers(
-            "Young and Tian 2019, MinAtar, 5 M frames, 30 seeds, training episodes [fig]",
+            "Young and Tian 2019, MinAtar, training episodes, 30 seeds [fig]",
+            "5 M frames",
+            TRAINING,
             _table(
                 [WITH, WITHOUT],
                 {
@@ -54,7 +62,7 @@ PUBLISHED = {
     ],
     "mnih2015_linear": [
         Numbers(
-            ATARI_10M,
+            *ATARI_10M,
             _table(
                 ["DQN", "Linear"],
                 {
@@ -69,7 +77,9 @@ PUBLISHED = {
     ],
     "mnih2015_scores": [
         Numbers(
-            "Mnih et al. 2015, Atari, 50 M frames, Extended Data Table 2 (as far as the lecture shows it)",
+            "Mnih et al. 2015, Atari, Extended Data Table 2 (as far as the lecture shows it)",
+            "50 M frames",
+            HIGHEST,
             _table(
                 ["Random Play", "Human", "DQN"],
                 {
@@ -85,7 +95,9 @@ PUBLISHED = {
             ),
         ),
         Numbers(
-            "Young and Tian 2019, MinAtar, 1 M frames, 30 seeds, training episodes [fig]",
+            "Young and Tian 2019, MinAtar, training episodes, 30 seeds [fig]",
+            "1 M frames",
+            TRAINING,
             _table(
                 ["DQN"],
                 {"breakout": (9,), "asterix": (7,), "freeway": (48,), "seaquest": (1,), "space_invaders": (33,)},

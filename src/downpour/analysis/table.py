@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from downpour.analysis.configurations import Configuration
-from downpour.analysis.metrics import finite, headline, less_is_better
+from downpour.analysis.metrics import finite, headline, less_is_better, until
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Floats, Interval, bootstrap_mean, interquartile_mean
 
@@ -53,7 +53,7 @@ def row(configuration: Configuration, metric: str | None = None) -> Row:
         final=bootstrap_mean(final),
         iqm=interquartile_mean(final),
         best=bootstrap_mean([_best(run, name) for run in runs]),
-        training=bootstrap_mean([_last_episodes(run) for run in runs]),
+        training=bootstrap_mean([last_episodes(run) for run in runs]),
         steps=sorted({run.steps for run in runs}),
         steps_per_second=_mean([_speed(run) for run in runs]),
     )
@@ -75,8 +75,9 @@ def _best(run: RunDirectory, metric: str) -> float:
     return float(values.min() if less_is_better(metric) else values.max())
 
 
-def _last_episodes(run: RunDirectory) -> float:
-    returns = _values(run.episodes, "return")[-LAST_EPISODES:]
+def last_episodes(run: RunDirectory, steps: float = math.inf) -> float:
+    """Mean return of the last 100 training episodes within so many steps."""
+    returns = _values(until(run.episodes, steps), "return")[-LAST_EPISODES:]
     return float(returns.mean()) if returns.size else math.nan
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from downpour.algorithms.base import Algorithm
 from downpour.config import PositiveInt
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ class Evaluation(Callback):
     Every rank plays the same ones, so that a policy whose weights are spread over the ranks can act. The episodes of an
     evaluation depend on the seed and the step alone: nothing of them needs saving.
     """
+
+    needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
 
     def __init__(
         self, environment: Environment, run: Run, *, num_envs: PositiveInt = 10, max_episode_steps: PositiveInt = 27_000
@@ -37,7 +39,7 @@ class Evaluation(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
-        seed = np.random.SeedSequence([self.run.seed, 4, step])
+        seed = self.run.shared_sequence(Purpose.EVALUATION, step)
         returns, lengths = play(pl_module, self.environments, self.run.eval_episodes, seed, self.max_episode_steps)
         metrics = {
             "eval/return_mean": float(np.mean(returns)),

@@ -1,7 +1,7 @@
 """What values promise beside what the policy then receives (van Hasselt et al. 2016, Figure 3)."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from downpour.callbacks.evaluation import steps_of
 from downpour.config import ConfigError, PositiveInt, Probability
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class Overestimation(Callback):
     from episodes that had no say in which policy is best: that of the best one is the paper's line in
     overestimation.png, which the end of the run draws.
     """
+
+    needs: ClassVar[dict[str, str]] = {"state_values": "learn V(x) or Q(x, a)"}
 
     def __init__(
         self,
@@ -51,14 +53,12 @@ class Overestimation(Callback):
         self.environments = environment.vector(min(num_envs, self.episodes))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not hasattr(pl_module, "state_values"):
-            name = type(pl_module).__name__
-            raise ConfigError("callbacks", "overestimation", f"{name} learns no V(x); use algo=dqn or double_dqn")
+        check_values(pl_module, "overestimation")
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
-        seed = np.random.SeedSequence([self.run.seed, 8, step])  # other episodes than those that are evaluated
+        seed = self.run.shared_sequence(Purpose.OVERESTIMATION, step)  # other episodes than those that are evaluated
         played = list(self._play(pl_module, seed))
         value, reward, counts, terminated, ended = (np.stack(column) for column in zip(*played, strict=True))
         actual, missing = discounted_to_come(reward, terminated, ended, pl_module.gamma)
@@ -85,6 +85,17 @@ class Overestimation(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.environments.close()
+
+
+def check_values(algorithm: Any, callback: str) -> None:
+    """
+    Raises:
+        ConfigError: the algorithm has no values for a callback to look at.
+    """
+    missing = algorithm.missing_values()
+    if missing:
+        advice = f"{type(algorithm).__name__} {missing}; use an algorithm with values, or callbacks=default"
+        raise ConfigError("callbacks", callback, advice)
 
 
 def discounted_to_come(

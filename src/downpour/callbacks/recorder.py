@@ -1,6 +1,7 @@
 """Training metrics and episodes, written down every so many steps."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Recorder(Callback):
         self._clock = time.perf_counter()
         self._clock_step = 0
         self._seconds: dict[str, float] = {}
+        self._gpu_seconds = 0.0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._clock, self._clock_step = time.perf_counter(), trainer.datamodule.step
@@ -51,13 +53,14 @@ class Recorder(Callback):
         """Write down what happened since the last record."""
         self._recorded = step
         data = trainer.datamodule
-        metrics = {f"train/{name}": float(torch.as_tensor(value).mean()) for name, value in algorithm.latest.items()}
+        algorithm.check_loss()
+        metrics = {f"train/{name}": value for name, value in means(algorithm.latest).items()}
         metrics["train/gradient_steps"] = algorithm.gradient_steps + self.run.others.gradient_steps
         if isinstance(trainer.strategy, Parallelism):
             metrics |= trainer.strategy.metrics(algorithm.gradient_steps)
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         if groups and "base_lr" in groups[0]:  # it follows a schedule
-            metrics["train/learning_rate"] = groups[0]["lr"]
+            metrics["train/learning_rate"] = float(groups[0]["lr"])
         everyone = getattr(trainer.strategy, "gather", gather)
         seen = data.take_episodes() if self.run.speaks else []
         episodes = [Episode(*each) for each in everyone(seen)]
@@ -84,6 +87,9 @@ class Recorder(Callback):
         shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
         self._seconds = spent
         shares["framework"] = 1.0 - sum(shares.values())
+        if algorithm.gpu_clock is not None:
+            before, self._gpu_seconds = self._gpu_seconds, algorithm.gpu_clock.read()
+            shares["gpu_idle"] = max(0.0, 1.0 - (self._gpu_seconds - before) / elapsed)
         timing = {f"time/{name}": share for name, share in shares.items()}
         return {"time/steps_per_second": steps / elapsed, **timing}
 
@@ -98,6 +104,16 @@ class Recorder(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.episodes, self._due = state_dict["episodes"], state_dict["due"]
         self._recorded, self.last_return = state_dict["recorded"], state_dict["last_return"]
+
+
+def means(values: Mapping[str, Any]) -> dict[str, float]:
+    """Of each its mean; a GPU is asked once for all."""
+    found = {name: torch.as_tensor(value).mean() for name, value in values.items()}
+    there = [name for name, mean in found.items() if mean.is_cuda]
+    if there:
+        asked = torch.stack([found[name].double() for name in there]).cpu()
+        found |= dict(zip(there, asked, strict=True))
+    return {name: float(mean) for name, mean in found.items()}
 
 
 def gather(items: list[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """A picture of what a generative model makes."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback
@@ -11,6 +11,8 @@ from downpour.run import Run
 
 class Samples(Callback):
     """samples.png when the run ends: rows of the test split and as many samples, on the scale of the data."""
+
+    needs: ClassVar[dict[str, str]] = {"sample": "make samples"}
 
     def __init__(self, run: Run, *, rows: PositiveInt = 64):
         """
@@ -29,10 +31,11 @@ class Samples(Callback):
         rows = self.rows if data.samples.is_image else 20 * self.rows
         true = torch.cat([batch["input"] for batch in data.split("test")])[:rows]
         pl_module.eval()
-        made = pl_module.sample(rows, torch.Generator().manual_seed(0))
+        with trainer.precision_plugin.tensor_init_context():
+            made = pl_module.sample(rows, torch.Generator().manual_seed(0))
         pl_module.train()
         path = self.run.directory / "samples.png"
-        true, made = (each.cpu().numpy() * data.scale + data.mean for each in (true, made))
+        true, made = (each.float().cpu().numpy() * data.scale + data.mean for each in (true, made))
         side_by_side(true, made, path)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):  # Weights & Biases

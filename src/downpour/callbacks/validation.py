@@ -1,11 +1,12 @@
 """Evaluation on held-out data."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback
 
+from downpour.callbacks.early_stop import EarlyStop
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,8 @@ class Validation(Callback):
     Every rank measures all of it, so that a network whose weights are spread over the ranks can be asked.
     """
 
+    needs: ClassVar[dict[str, str]] = {"evaluate": "are measured on held-out rows of a data set"}
+
     def __init__(self, run: Run, *, picture: bool = True):
         """
         Args:
@@ -25,18 +28,29 @@ class Validation(Callback):
         self.run, self.picture = run, picture
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        with trainer.precision_plugin.tensor_init_context():  # which networks make their numbers in
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
         data = trainer.datamodule
         metrics = {f"eval/{name}": value for name, value in pl_module.evaluate(data.split("validation")).items()}
-        over = data.finished or trainer.should_stop
-        if over:
-            metrics |= {f"test/{name}": value for name, value in pl_module.evaluate(data.split("test")).items()}
+        predictions = None
+        if data.finished or trainer.should_stop or self._stops(trainer, metrics):
+            if self.picture and getattr(pl_module, "classes", None):
+                predictions = pl_module.predict(data.split("test"))
+                found = pl_module.judge(*predictions)
+            else:
+                found = pl_module.evaluate(data.split("test"))
+            metrics |= {f"test/{name}": value for name, value in found.items()}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
             logger.log_metrics(metrics, data.step)
-        if over and self.picture and getattr(pl_module, "classes", None):
-            outputs, targets = pl_module.predict(data.split("test"))
-            if trainer.is_global_zero:
-                self._draw(trainer, pl_module, data, outputs, targets)
+        if predictions and trainer.is_global_zero:
+            self._draw(trainer, pl_module, data, *predictions)
+
+    def _stops(self, trainer: Any, metrics: dict[str, float]) -> bool:
+        """Whether another callback is about to end the run for these metrics."""
+        return any(each.ends(metrics) for each in trainer.callbacks if isinstance(each, EarlyStop))
 
     def _draw(self, trainer: Any, algorithm: Any, data: Any, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         from downpour.analysis.confusion import confusion_matrix

@@ -1,14 +1,13 @@
 """Films of the policy as it learns."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 from lightning.pytorch import Callback
 
 from downpour.config import PositiveInt
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 
 class Video(Callback):
@@ -18,6 +17,8 @@ class Video(Callback):
     `eval/video`. Every rank plays, rank 0 films. The episode depends on the seed and the step alone and draws from no
     generator of the run.
     """
+
+    needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Video(Callback):
         last = step >= self.run.total_steps or trainer.should_stop
         if step // self.run.eval_every % self.every and not last:
             return
-        seed = np.random.SeedSequence([self.run.seed, 8, step])
+        seed = self.run.shared_sequence(Purpose.VIDEO, step)
         name = f"{trainer.datamodule.step_name}{step}"
         films = film(pl_module, self.camera, name, self.episodes, seed, self.max_episode_steps)
         for logger in trainer.loggers:

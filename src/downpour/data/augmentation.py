@@ -1,5 +1,7 @@
 """Random changes to training samples, made on tensors a round at a time."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +29,7 @@ class Augmentation:
         self.shift, self.crop, self.flip, self.noise = shift, crop, flip, noise
 
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """[rows, *shape] -> the same; every draw comes from `generator`, a CPU one.
+        """[rows, *shape] -> the same; every draw comes from `generator`, which is on the device of the inputs.
 
         Raises:
             ConfigError: an image operation on what is no image, or a window without a pixel.
@@ -41,20 +43,20 @@ class Augmentation:
                 raise ConfigError("data.augmentation.crop", self.crop, f"images are only {list(inputs.shape[2:])}")
             inputs = self._window(inputs, generator)
         if self.noise:
-            draws = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype)
-            inputs = inputs + self.noise * draws.to(inputs.device)
+            draws = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype, device=inputs.device)
+            inputs = inputs + self.noise * draws
         return inputs
 
     def _window(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Every sample seen through a window of its own."""
         rows, _, height, width = images.shape
+        there: dict[str, Any] = {"generator": generator, "device": images.device}
         index = []
         for size in (height, width):
-            start = torch.randint(-self.shift, self.crop + self.shift + 1, (rows, 1), generator=generator)
-            index.append((torch.arange(size - self.crop) + start).clamp(0, size - 1))
-        mirrored = torch.rand(rows, 1, generator=generator) < self.flip
-        index[1] = torch.where(mirrored, index[1].flip(1), index[1])
-        y, x = (i.to(images.device) for i in index)
+            start = torch.randint(-self.shift, self.crop + self.shift + 1, (rows, 1), **there)
+            index.append((torch.arange(size - self.crop, device=images.device) + start).clamp(0, size - 1))
+        mirrored = torch.rand(rows, 1, **there) < self.flip
+        y, x = index[0], torch.where(mirrored, index[1].flip(1), index[1])
         sample = torch.arange(rows, device=images.device)[:, None, None]
         # Indexing puts the channels last; they go back to where they were.
         seen = images[sample, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from downpour.environments.split import halves
 from downpour.environments.state import freeze_environments, thaw_environments
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Collector:
 
     def _reset(self) -> None:
         self.abandon()
-        seed = int(self.run.seed_sequence(1, self._restarts).generate_state(1)[0])
+        seed = int(self.run.seed_sequence(Purpose.ENVIRONMENT, self._restarts).generate_state(1)[0])
         # Environment i takes seed + i, or all draw from one generator.
         observation, _ = self.environments.reset(seed=seed)
         self._observation = np.asarray(observation, self._dtype)

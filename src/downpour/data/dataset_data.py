@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch import Tensor
 from downpour.config import NonNegativeInt, PositiveInt, Probability
 from downpour.data.augmentation import Augmentation
 from downpour.data.loading import Mapped, read_ahead
-from downpour.data.samples import CHUNK, fit, split
+from downpour.data.samples import blocks, fit, split
 from downpour.data.sources import Source
 from downpour.data.stream import Stream
-from downpour.run import Run
+from downpour.precision import DTYPES
+from downpour.run import Purpose, Run
 
 
 class DatasetData(Stream):
@@ -35,6 +36,7 @@ class DatasetData(Stream):
     step_name = "gradient_steps"
     stream = "dataset"
     any_ranks = True
+    converts = True
     own_steps = 0
 
     def __init__(
@@ -48,6 +50,7 @@ class DatasetData(Stream):
         test: Probability = 0.2,
         split_seed: int | None = None,
         standardize: bool = True,
+        standardize_targets: bool = False,
         augmentation: Augmentation | None = None,
         on_device: bool = True,
         loader: Literal["memory", "workers"] = "memory",
@@ -62,6 +65,7 @@ class DatasetData(Stream):
             split_seed: decides which rows go where; null takes the run's seed.
             standardize: subtract the mean of the training rows and divide by their standard deviation: of each column,
                 or of each channel of an image.
+            standardize_targets: the same with targets that are numbers; metrics keep the data set's units.
             augmentation: random changes to the training rows, drawn anew each time.
             on_device: keep all of it on the device that computes; False sends each round there.
             loader: `memory` reads all of it first; `workers` leaves it where the source has it and reads what each
@@ -77,45 +81,61 @@ class DatasetData(Stream):
         self.workers = workers if loader == "workers" else 0
         self.samples = source.load().check()
         seed = run.seed if split_seed is None else split_seed
-        rng = np.random.default_rng(np.random.SeedSequence([seed, 6]))
+        rng = np.random.default_rng(np.random.SeedSequence([seed, Purpose.SPLIT]))
         self.rows = split(len(self.samples.inputs), validation, test, rng, self.samples.test_from)
         self.mean, self.scale = np.zeros(1, np.float32), np.ones(1, np.float32)
         if standardize and source.standardizable:
-            self.mean, self.scale = fit(self.samples, self.rows["train"])
+            self.mean, self.scale = fit(self.samples.inputs, self.rows["train"])
         fill = self._fill()
         self.inputs: Any = Mapped(self.samples.inputs, self.mean, self.scale, fill)
         self.targets = torch.from_numpy(self.samples.targets)
-        if loader == "memory":
-            self._prepare(fill)
-        self.spaces = {
+        self.spaces: Any = {
             "input_space": self.samples.input_space,
             "target_space": self.samples.target_space,
         }
+        if standardize_targets and self.samples.classes is None:
+            mean, scale = fit(self.samples.targets, self.rows["train"])
+            self.targets = torch.from_numpy((self.samples.targets - mean) / scale)
+            self.spaces["target_units"] = torch.from_numpy(mean), torch.from_numpy(scale)
+        if loader == "memory":
+            self._prepare(fill)
         self.seconds = {"data": 0.0}
+        self._dtype = torch.float32
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def _fill(self) -> np.ndarray | None:
         """What a hole is filled with, if there may be any: the mean of the training rows."""
         if not self.samples.holes:
             return None
-        return self.mean if self.mean.any() else fit(self.samples, self.rows["train"])[0]
+        return self.mean if self.mean.any() else fit(self.samples.inputs, self.rows["train"])[0]
 
     def _prepare(self, fill: np.ndarray | None) -> None:
         """Read all of it into memory and standardise it in place, a block at a time."""
-        self.samples.inputs = np.require(self.samples.inputs, np.float32, "W")
-        for begin in range(0, len(self.samples.inputs), CHUNK):
-            block = self.samples.inputs[begin : begin + CHUNK]
+        found = self.samples.inputs
+        inputs = found if found.dtype == np.float32 and found.flags.writeable else np.empty(found.shape, np.float32)
+        for rows in blocks(found):
+            block = inputs[rows]
+            if inputs is not found:
+                block[...] = found[rows]
             if fill is not None:
                 np.copyto(block, fill, where=np.isnan(block))
             np.divide(np.subtract(block, self.mean, out=block), self.scale, out=block)
-        self.inputs = torch.from_numpy(self.samples.inputs)
+        self.samples.inputs = inputs
+        self.inputs = torch.from_numpy(inputs)
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
+        return total_steps
 
     def setup(self, stage: str) -> None:
-        """Move the data to where it will be read."""
+        """Move the data to where it will be read, in the precision it will be read in."""
         trainer: Any = self.trainer
-        if self.on_device and trainer is not None and isinstance(self.inputs, Tensor):
+        if trainer is None:
+            return
+        self._dtype = DTYPES.get(trainer.precision, torch.float32)
+        if self.on_device and isinstance(self.inputs, Tensor):
             device = trainer.strategy.root_device
-            self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
+            self.inputs, self.targets = self._typed(self.inputs.to(device)), self._typed(self.targets.to(device))
 
     @property
     def step(self) -> int:
@@ -153,8 +173,9 @@ class DatasetData(Stream):
     def _round(self, first: int, updates: int, inputs: Tensor, targets: Tensor) -> TensorDict:
         """The batches of gradient steps `first` to `first + updates`: [updates, batch] of `input` and `target`."""
         if self.augmentation is not None:
-            generator = torch.Generator().manual_seed(int(self.run.seed_sequence(8, first).generate_state(1)[0]))
-            inputs = self.augmentation(inputs, generator)
+            seed = int(self.run.seed_sequence(Purpose.AUGMENTATION, first).generate_state(1)[0])
+            inputs = self.augmentation(inputs, torch.Generator(inputs.device).manual_seed(seed))
+        inputs, targets = self._typed(inputs), self._typed(targets)
         shape = (updates, self.batch_size)
         parts = {"input": inputs.view(*shape, *inputs.shape[1:]), "target": targets.view(*shape, *targets.shape[1:])}
         return TensorDict(parts, batch_size=shape)
@@ -166,7 +187,7 @@ class DatasetData(Stream):
             number, offset = divmod(begin, rows)
             if self._order[0] != number:
                 # Shared by the ranks, which take turns in it.
-                seed = np.random.SeedSequence([self.run.seed, 7, number])
+                seed = self.run.shared_sequence(Purpose.ORDER, number)
                 order = np.random.default_rng(seed).permutation(self.rows["train"])
                 self._order = number, torch.from_numpy(order)
             found.append(self._order[1][offset : offset + count])
@@ -177,7 +198,12 @@ class DatasetData(Stream):
         """All of `train`, `validation` or `test`, in order and as it is, in batches of at most `size`."""
         for part in np.array_split(self.rows[name], math.ceil(len(self.rows[name]) / size)):
             index = torch.from_numpy(part).to(self.inputs.device)
-            yield TensorDict({"input": self.inputs[index], "target": self.targets[index]}, batch_size=[len(part)])
+            batch = {"input": self._typed(self.inputs[index]), "target": self._typed(self.targets[index])}
+            yield TensorDict(batch, batch_size=[len(part)])
+
+    def _typed(self, numbers: Tensor) -> Tensor:
+        """Those that are no classes or places in a table, in the precision of the weights."""
+        return numbers.to(self._dtype) if numbers.is_floating_point() else numbers
 
     def capture(self) -> dict[str, Any]:
         return {"step": self.own_steps}

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from downpour.config import ConfigError
 from downpour.data.collector import Collector, Episode
 from downpour.data.stream import Stream
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.networks.parts import BatchNormalization
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +39,26 @@ class Experience(Stream):
             "observation_space": environment.observation_space,
             "action_space": environment.action_space,
         }
-        self.rng = run.rng(3)
+        self.rng = run.rng(Purpose.ACTION)
         self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
         self._started = False
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            ConfigError: the policy would act by other numbers than it learns for.
+        """
+        policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        for module in policy.modules():
+            if isinstance(module, BatchNormalization):
+                advice = "statistics of a batch of experience are not those of the next; use layer, rms or none"
+                raise ConfigError("model.normalization", "batch", advice)
+            if isinstance(module, torch.nn.Dropout) and module.p > 0:
+                advice = "would leave hidden units out of acting, targets and ratios at random; use 0 where one acts"
+                raise ConfigError("model.dropout", module.p, advice)
+        if self.trainer.strategy.root_device.type == "cuda":  # type: ignore[union-attr]
+            self.seconds["transfer"] = 0.0
 
     @property
     def step(self) -> int:
@@ -69,11 +89,17 @@ class Experience(Stream):
 
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
+        with getattr(policy, "gpu_clock", None) or nullcontext():
+            return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
 
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
         """A round that is where it is needed is not copied piece by piece."""
-        return batch if device.type == "cpu" else batch.to(device)
+        if device.type == "cpu":
+            return batch
+        begin = time.perf_counter()
+        batch = batch.to(device)
+        self.seconds["transfer"] += time.perf_counter() - begin
+        return batch
 
     def teardown(self, stage: str) -> None:
         """The environments must be at rest when they are let go of."""

@@ -21,20 +21,32 @@ class Journal:
             segment: rows a file.
         """
         self.directory, self.dtype, self.segment = directory, dtype, segment
+        self._written: set[Path] = set()  # since the last `sync`
+        self._is_new = False  # a file among them
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        """Write `rows` as rows `first`, `first + 1`, ...; on return they are on the disk."""
+        """Write `rows` as rows `first`, `first + 1`, ...; they are on the disk after the next `sync`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         while len(rows):
             number, offset = divmod(first, self.segment)
             part = rows[: self.segment - offset]
             path = self._path(number)
-            with open(path, "r+b" if path.exists() else "xb") as file:
+            exists = path.exists()
+            with open(path, "r+b" if exists else "xb") as file:
                 file.seek(offset * self.dtype.itemsize)
-                file.write(np.ascontiguousarray(part).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(np.ascontiguousarray(part).view(np.uint8).data)
+            self._written.add(path)
+            self._is_new = self._is_new or not exists
             first, rows = first + len(part), rows[len(part) :]
+
+    def sync(self) -> None:
+        """Return when all that was written is on the disk: a checkpoint that counts on it is valid from then on."""
+        for path in sorted(self._written):
+            _sync(path)
+        if self._is_new:  # a file has a name once its folder is on the disk, too
+            _sync(self.directory)
+            _sync(self.directory.parent)
+        self._written, self._is_new = set(), False
 
     def read(self, first: int, last: int) -> np.ndarray:
         """Rows `first` to `last` (exclusive).
@@ -63,3 +75,11 @@ class Journal:
 
     def _path(self, number: int) -> Path:
         return self.directory / f"rows-{number:06d}.bin"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -28,10 +28,10 @@ class Mapped:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Rows [count, *shape] of the numbers [count]."""
-        rows = self.values[index.numpy()].astype(np.float32)
+        rows = self.values[index.numpy()].astype(np.float32, copy=False)  # the index has copied them
         if self.fill is not None:
             np.copyto(rows, self.fill, where=np.isnan(rows))
-        return torch.from_numpy((rows - self.mean) / self.scale)
+        return torch.from_numpy(np.divide(np.subtract(rows, self.mean, out=rows), self.scale, out=rows))
 
 
 class _Rows(Dataset):

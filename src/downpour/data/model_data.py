@@ -1,6 +1,6 @@
 """The stream of rules that know the model: every round is the whole table."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,6 +36,10 @@ class ModelData(Stream):
         mdp = table_of(environment)
         tables = {"transition": torch.from_numpy(mdp.transition), "reward": torch.from_numpy(mdp.reward)}
         self._round = TensorDict({name: table.unsqueeze(0) for name, table in tables.items()}, batch_size=[1])
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
+        return total_steps
 
     @property
     def step(self) -> int:

@@ -193,14 +193,16 @@ class Replay:
         self.field("truncated")[newest] |= ~self.field("terminated")[newest]
 
     def capture(self, journal: Journal, saved: int) -> dict[str, Any]:
-        """Write the rows from number `saved` on to the journal; return the rest of the state as plain data."""
-        first = max(saved, self.count - self.capacity)
-        for begin in range(first, self.count, self._piece):
-            piece = torch.arange(begin, min(begin + self._piece, self.count)) % self.capacity
-            rows = np.empty(len(piece), journal.dtype)
+        """Have the rows from number `saved` on in the journal; return the rest of the state as plain data."""
+        begin, buffer = max(saved, self.count - self.capacity), np.empty(self._piece, journal.dtype)
+        while begin < self.count:
+            place = begin % self.capacity
+            rows = buffer[: min(self.count - begin, self.capacity - place)]
             for name in journal.dtype.names or ():
-                rows[name] = self.field(name)[piece].numpy()
+                rows[name] = self.field(name)[place : place + len(rows)].numpy()
             journal.write(begin, rows)
+            begin += len(rows)
+        journal.sync()
         state: dict[str, Any] = {"count": self.count, "generator": self.generator.get_state()}
         if self.alpha is not None:
             state["priorities"] = self.buffer.sampler.state_dict()

@@ -2,18 +2,21 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
-from downpour.config import ConfigError, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from downpour.config import ConfigError, Discount, NonNegativeInt, PositiveFloat, PositiveInt, Probability
 from downpour.data.experience import Experience
 from downpour.data.journal import Journal
 from downpour.data.memory import check_room
 from downpour.data.replay import Replay
+from downpour.data.staging import Staging
 from downpour.environments import Environment
-from downpour.run import Run
+from downpour.run import Purpose, Run
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ class ReplayData(Experience):
         environment: Environment,
         run: Run,
         *,
-        gamma: Fraction,
+        gamma: Discount,
         num_envs: PositiveInt = 8,
         round_steps: PositiveInt = 8,
         updates: PositiveInt = 8,
@@ -77,7 +80,7 @@ class ReplayData(Experience):
             raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
         directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
         check_room(rows, self.collector.row_dtype.itemsize, directory)
-        generator = torch.Generator().manual_seed(int(run.seed_sequence(2).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(int(run.seed_sequence(Purpose.REPLAY).generate_state(1)[0]))
         self.memory = Replay(
             rows,
             num_envs,
@@ -91,7 +94,21 @@ class ReplayData(Experience):
         self.seconds["replay"] = 0.0
         self._journal_from = self._journal_previous = 0
         self._round: TensorDict | None = None
+        self._index: Tensor | None = None
         self._can_draw = False
+        self._staging: Staging | None = None
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if "transfer" in self.seconds:
+            self._staging = Staging(self.trainer.strategy.root_device)  # type: ignore[union-attr]
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int:
+        if not settings["replay"]:
+            return max(1, total_steps // (min(settings["batch_size"], settings["num_envs"]) * in_step))
+        round_size = settings["num_envs"] * settings["round_steps"] * in_step
+        return max(1, (total_steps - settings["warmup"]) * settings["updates"] // round_size)
 
     def _start(self) -> None:
         self.memory.extend(self.collector.start())
@@ -99,8 +116,19 @@ class ReplayData(Experience):
     def _next_round(self) -> TensorDict:
         self._learn_priorities()
         self.memory.extend(self.collector.collect(self.round_steps, self._act))
+        if self._staging is None:
+            self._begin_next()
+            return self._draw()
+        batch = self._send(self._draw())  # beside the gradient steps that acting waits for
+        self._begin_next()
+        return batch
+
+    def _begin_next(self) -> None:
         if self.overlap:
             self.collector.begin(self._act)
+
+    def _draw(self) -> TensorDict:
+        """The batches of a round, where the ring is."""
         begin = time.perf_counter()
         if not self.replays:
             complete = self.memory.count // self.num_envs - self.n_step
@@ -114,7 +142,21 @@ class ReplayData(Experience):
             beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
             batch = self.memory.sample(self.updates, self.batch_size, beta)
         self.seconds["replay"] += time.perf_counter() - begin
-        self._round = batch
+        self._round, self._index = batch, batch.get("index", None)
+        return batch
+
+    def _send(self, batch: TensorDict) -> TensorDict:
+        """Begin to copy a round to the GPU; `transfer_batch_to_device` waits for it."""
+        assert self._staging is not None
+        begin = time.perf_counter()
+        batch = self._staging.send(batch.exclude("index"))
+        self.seconds["transfer"] += time.perf_counter() - begin
+        return batch
+
+    def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
+        if self._staging is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        self._staging.wait()
         return batch
 
     def _draws(self) -> bool:
@@ -128,7 +170,8 @@ class ReplayData(Experience):
 
     def _learn_priorities(self) -> None:
         if self._round is not None and "td_error" in self._round and len(self._round):
-            self.memory.update_priority(self._round["index"].cpu(), self._round["td_error"].cpu())
+            assert self._index is not None
+            self.memory.update_priority(self._index, self._round["td_error"].cpu())
         self._round = None
 
     def capture(self) -> dict[str, Any]:

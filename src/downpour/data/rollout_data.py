@@ -1,6 +1,8 @@
 """The on-policy streams: blocks of consecutive steps, or whole episodes, each learned from once."""
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +10,10 @@ import torch
 import torch.distributed as dist
 from tensordict import TensorDict
 
-from downpour.config import ConfigError, PositiveInt
+from downpour.config import PositiveInt
 from downpour.data.experience import Experience
 from downpour.environments import Environment
+from downpour.failures import TrainingError
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,10 @@ class RolloutData(Experience):
         """
         super().__init__(environment, run, num_envs=num_envs, round_steps=round_steps)
         self._last: Any = None
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int | None:
+        return math.ceil(total_steps / (settings["num_envs"] * settings["round_steps"] * in_step))
 
     def _start(self) -> None:
         self._last = self.collector.start()
@@ -104,8 +111,8 @@ class EpisodeData(Experience):
         blocks = [self.collector.start()]
         while not self._complete():
             if sum(map(len, blocks)) > self.longest:
-                advice = f"the episodes have not ended after {self.longest} steps; cut them with env.max_episode_steps"
-                raise ConfigError("data.longest", self.longest, advice)
+                advice = "the episodes have not ended by then; cut them with env.max_episode_steps"
+                raise TrainingError(f"data.longest={self.longest}: {advice}")
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)
         if self.run.in_step > 1:  # ranks wait for the longest, so its steps count for all

@@ -1,8 +1,10 @@
 """A data set, and the checks it must pass before anything is trained on it."""
 
 import math
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +12,7 @@ from gymnasium import spaces
 
 from downpour.config import ConfigError
 
-CHUNK = 65_536  # rows looked at together: a check must not need a second copy of the data
+VALUES_AT_ONCE = 2**20  # 8 MB of float64: neither a check nor a mean must need a second copy of the data
 
 
 @dataclass
@@ -23,7 +25,7 @@ class Samples:
         classes: names of the classes; None where the targets are numbers.
         origin: what messages call it (a file, say).
         columns: names of the input's columns, where it has any.
-        first_line: what the file calls row 0.
+        line_of: row -> the line of a file that it stands in; None where there is no such file.
         holes: inputs may be NaN: the mean of the training rows is filled in.
         test_from: rows from here on are the data set's own test split; None leaves the split to chance.
     """
@@ -33,7 +35,7 @@ class Samples:
     classes: tuple[str, ...] | None = None
     origin: str = "the data set"
     columns: Sequence[str] | None = None
-    first_line: int = 0
+    line_of: Callable[[int], int] | None = None
     holes: bool = False
     test_from: int | None = None
 
@@ -64,8 +66,8 @@ class Samples:
         """
         if len(self.inputs) != len(self.targets):
             raise ConfigError(message=f"{self.origin}: {len(self.inputs)} inputs but {len(self.targets)} targets")
-        for begin in range(0, len(self.inputs), CHUNK):
-            self._finite(self.inputs[begin : begin + CHUNK], begin, self.columns, "input")
+        for rows in blocks(self.inputs):
+            self._finite(self.inputs[rows], rows.start, self.columns, "input")
         if self.classes is None:
             self._finite(self.targets, 0, None, "target")
             return self
@@ -73,7 +75,7 @@ class Samples:
         if wrong.any():
             row = int(np.argwhere(wrong)[0][0])
             label = self.targets[row] if self.targets.ndim == 1 else self.targets[row][wrong[row]][0]
-            where = f"{self.origin}, row {row + self.first_line}"
+            where = self._place(row)
             advice = f"labels are 0 to {len(self.classes) - 1} ({int(wrong.sum())} are not)"
             raise ConfigError(message=f"{where}: the label {label} is out of range: {advice}")
         return self
@@ -86,9 +88,12 @@ class Samples:
         if len(wrong):
             row, column = map(int, wrong[0])
             value = block.reshape(len(block), -1)[row, column]
-            name = f" ({columns[column]})" if columns is not None else ""
-            where = f"{self.origin}, row {begin + row + self.first_line}, {what} column {column}{name}"
+            name = f"column {columns[column]}" if columns is not None else f"{what} column {column}"
+            where = f"{self._place(begin + row)}, {name}"
             raise ConfigError(message=f"{where}: {value} is not a finite number; mend or drop the row")
+
+    def _place(self, row: int) -> str:
+        return f"{self.origin}, row {row}" if self.line_of is None else f"{self.origin}, line {self.line_of(row)}"
 
 
 def _is_not_finite(values: np.ndarray) -> np.ndarray:
@@ -135,19 +140,47 @@ def split(
     return {name: np.sort(part) for name, part in parts.items()}
 
 
-def fit(samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def blocks(values: np.ndarray) -> Iterator[slice]:
+    """Rows to be worked on together, one block after another; a mapped file's pages are given back after each."""
+    size = max(1, VALUES_AT_ONCE // max(1, math.prod(values.shape[1:])))
+    for begin in range(0, len(values), size):
+        yield slice(begin, min(begin + size, len(values)))
+        if isinstance(values, np.memmap) and values.mode == "r":
+            # Pages that have been read stay in this process's memory otherwise. `_mmap`: NumPy gives no other way.
+            values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def fit(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the training rows, per column or per channel; 1 where nothing varies.
 
+    Args:
+        values: [rows, *shape], images [rows, channels, height, width]; NaN is left out.
+        rows: numbers of the training rows, in ascending order.
+
     Returns:
-        Two float32 arrays that broadcast against `samples.inputs`.
+        Two float32 arrays that broadcast against `values`.
     """
-    axes = (0, 2, 3) if samples.is_image else tuple(range(samples.inputs.ndim - 1))
-    parts = np.array_split(rows, math.ceil(len(rows) / CHUNK))
+    axes = (0, 2, 3) if values.ndim == 4 else tuple(range(values.ndim - 1))
+
+    def taken() -> Iterator[np.ndarray]:
+        for block in blocks(values):
+            first, last = np.searchsorted(rows, (block.start, block.stop))
+            if first < last:
+                yield values[rows[first:last]]
+
     # Sums without the holes; a column that is all holes has the mean 0.
-    count = sum(_sum(~np.isnan(samples.inputs[p]), axes) for p in parts)
-    mean = sum(_sum(samples.inputs[p], axes) for p in parts) / np.maximum(count, 1)
-    square = sum(_sum(np.square(samples.inputs[p] - mean), axes) for p in parts) / np.maximum(count, 1)
-    deviation = np.sqrt(square)
+    count: Any = 0
+    mean: Any = 0
+    square: Any = 0
+    for block in taken():
+        count = count + _sum(~np.isnan(block), axes)
+        mean = mean + _sum(block, axes)
+    count = np.maximum(count, 1)
+    mean = mean / count
+    for block in taken():
+        apart = block - mean
+        square = square + _sum(np.square(apart, out=apart), axes)
+    deviation = np.sqrt(square / count)
     constant = deviation <= 1e-6 * np.maximum(1.0, np.abs(mean))
     return mean.astype(np.float32)[0], np.where(constant, 1.0, deviation).astype(np.float32)[0]
 

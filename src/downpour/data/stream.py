@@ -1,7 +1,7 @@
 """What the trainer and the callbacks ask of whatever rounds come from."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import gymnasium as gym
@@ -21,6 +21,7 @@ class Stream(LightningDataModule):
         divisible: ranks can have parts of their own in it.
         even: ranks ask the policy equally often, as one whose weights are spread over them must be asked.
         any_ranks: another number of ranks may go on from what one has saved.
+        converts: it hands out what it has in the precision of the weights, if that is another than 32 bits.
         spaces: what the algorithm is built from.
         seconds: time spent so far, by what.
     """
@@ -29,6 +30,7 @@ class Stream(LightningDataModule):
     stream = ""
     divisible = True
     any_ranks = False
+    converts = False
     even = True
     spaces: dict[str, gym.Space]
 
@@ -47,6 +49,16 @@ class Stream(LightningDataModule):
     @abstractmethod
     def own_steps(self) -> int:
         """Those of this rank."""
+
+    @classmethod
+    def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int | None:
+        """Batches that each rank learns from in a run of `total_steps`; None where that shows only as it goes on.
+
+        Args:
+            settings: all arguments of the constructor.
+            in_step: copies of the weights that make each step together.
+        """
+        return None
 
     @property
     def finished(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from downpour.config import ConfigError
+from downpour.config import ConfigError, how_to_install
 
 
 class Environment(ABC):
@@ -51,4 +51,4 @@ def pick_game(game: str, games: Sequence[str]) -> str:
 
 def needs_extra(package: str, extra: str) -> Any:
     """What to raise where the package of an optional world is not installed."""
-    return ConfigError(message=f"env={extra}: needs {package}, which is not installed: pip install 'downpour[{extra}]'")
+    return ConfigError("env", extra, f"needs {package}, which is not installed; {how_to_install(extra)}")

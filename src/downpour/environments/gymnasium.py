@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Gymnasium(Environment):
-    """Any registered environment; dictionaries and tuples of observations are flattened."""
+    """Any registered environment; dictionaries and tuples of observations are flattened, images get channels first."""
 
     def __init__(
         self,
@@ -44,7 +44,8 @@ class Gymnasium(Environment):
             kwargs: handed to the environment.
 
         Raises:
-            ConfigError: no such id, a package it needs is not installed, or no table where one is needed.
+            ConfigError: no such id, a package it needs is not installed, actions that no rule chooses, or no table
+                where one is needed.
         """
         self.id, self.vectorization, self.trials, self.kwargs = id, vectorization, trials, kwargs or {}
         module, _, name = id.rpartition(":")
@@ -57,7 +58,13 @@ class Gymnasium(Environment):
         if max_episode_steps is not None:
             self.kwargs = {**self.kwargs, "max_episode_steps": max_episode_steps}
         probe = self.single()
+        self.wrapped = isinstance(probe, gym.wrappers.FlattenObservation | ChannelsFirst)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
+            advice = f"its actions are {self.action_space}; every rule here chooses one of a Discrete space or a Box of"
+            raise ConfigError(
+                "env.id", id, f"{advice} numbers: register it with a wrapper that makes them one of these"
+            )
         if vectorization == "table":
             table_in(probe)
             self.observation_space = copied_states(self.observation_space, trials)
@@ -76,14 +83,13 @@ class Gymnasium(Environment):
             raise ConfigError("env.id", self.id, f"needs a package that is not installed ({error})") from None
         except TypeError as error:
             raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not take them ({error})") from None
-        return _flat(environment)
+        return _readable(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
         """Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none."""
         if self.vectorization == "table":
             return TableVector(self.single(), num_envs, self.trials)
-        is_flat = not isinstance(self.observation_space, spaces.Dict | spaces.Tuple)
-        has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and is_flat
+        has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and not self.wrapped
         if has_own:
             environments = gym.make_vec(self.id, num_envs, vectorization_mode="vector_entry_point", **self.kwargs)
         else:
@@ -92,7 +98,7 @@ class Gymnasium(Environment):
                 num_envs,
                 vectorization_mode="async" if self.vectorization == "async" else "sync",
                 vector_kwargs={"autoreset_mode": AutoresetMode.NEXT_STEP},
-                wrappers=[_flat],
+                wrappers=[_readable],
                 **self.kwargs,
             )
         if environments.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
@@ -110,10 +116,26 @@ class _Clipped(VectorActionWrapper):
         return np.clip(actions, space.low, space.high)
 
 
-def _flat(environment: gym.Env) -> Any:
-    if isinstance(environment.observation_space, spaces.Dict | spaces.Tuple):
+class ChannelsFirst(gym.ObservationWrapper):
+    """Images [height, width, channels] as [channels, height, width], which is how networks read them."""
+
+    def __init__(self, environment: gym.Env):
+        super().__init__(environment)
+        space: Any = environment.observation_space
+        self.observation_space = spaces.Box(
+            space.low.transpose(2, 0, 1), space.high.transpose(2, 0, 1), dtype=space.dtype
+        )
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation.transpose(2, 0, 1)
+
+
+def _readable(environment: gym.Env) -> Any:
+    space = environment.observation_space
+    if isinstance(space, spaces.Dict | spaces.Tuple):
         return gym.wrappers.FlattenObservation(environment)
-    return environment
+    shape = space.shape or () if isinstance(space, spaces.Box) and space.dtype == np.uint8 else ()
+    return ChannelsFirst(environment) if len(shape) == 3 and shape[-1] in (1, 3, 4) else environment
 
 
 def _unknown(id: str, error: Exception) -> str:

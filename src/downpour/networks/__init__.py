@@ -1,6 +1,6 @@
 """Function classes: from observations (or inputs) to numbers."""
 
-from downpour.networks.basis import Basis, Tiles
+from downpour.networks.basis import Basis, GivenFeatures, Tiles
 from downpour.networks.convolutional import ConvNet, ResNet
 from downpour.networks.features import Features
 from downpour.networks.linear import Linear, Table
@@ -8,4 +8,16 @@ from downpour.networks.mlp import MLP
 from downpour.networks.recurrent import Recurrent
 from downpour.networks.strided import StridedConvNet
 
-__all__ = ["MLP", "Basis", "ConvNet", "Features", "Linear", "Recurrent", "ResNet", "StridedConvNet", "Table", "Tiles"]
+__all__ = [
+    "MLP",
+    "Basis",
+    "ConvNet",
+    "Features",
+    "GivenFeatures",
+    "Linear",
+    "Recurrent",
+    "ResNet",
+    "StridedConvNet",
+    "Table",
+    "Tiles",
+]

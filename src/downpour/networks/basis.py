@@ -26,6 +26,39 @@ def bounds(space: gym.Space, model: str) -> tuple[np.ndarray, np.ndarray]:
     raise ConfigError("model", model, f"{space} has no bounds; use model=linear or mlp")
 
 
+class GivenFeatures(nn.Module):
+    """theta^T phi(x) of a discrete x, phi(x) a row of a table of your own."""
+
+    phi: Tensor
+
+    def __init__(self, input_space: gym.Space, outputs: int, *, phi: list[list[float]], initial: float = 0.0):
+        """
+        Args:
+            phi: [states, features].
+            initial: first value of every weight.
+
+        Raises:
+            ConfigError: the input is not discrete, or the table has not a row for each state, all of one length.
+        """
+        super().__init__()
+        if not isinstance(input_space, spaces.Discrete):
+            raise ConfigError("model", "features", f"needs a discrete observation, not {input_space}; use model=basis")
+        if len(phi) != input_space.n or not phi[0] or len({len(row) for row in phi}) > 1:
+            raise ConfigError("model.phi", phi, f"needs {input_space.n} rows of one length, one for each state")
+        self.start = int(input_space.start)
+        self.register_buffer("phi", torch.tensor(phi, dtype=torch.get_default_dtype()))
+        self.linear = nn.Linear(len(phi[0]), outputs, bias=False)
+        nn.init.constant_(self.linear.weight, initial)
+
+    def features(self, x: Tensor) -> Tensor:
+        """phi: [batch] -> [batch, features]."""
+        return self.phi[x.long() - self.start]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch] -> [batch, outputs]."""
+        return self.linear(self.features(x))
+
+
 class Basis(nn.Module):
     """theta^T phi(x), phi the products of powers or cosines of the coordinates, each scaled to [0, 1].
 

@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from downpour.config import ConfigError, PositiveInt, Probability
+from downpour.config import ConfigError, NonNegativeFloat, PositiveInt, Probability
 from downpour.networks.division import Division, divide_linear
 from downpour.networks.parts import Activation, Initialization, Normalization, initialize, unit
 
@@ -14,13 +14,16 @@ def image_shape(space: gym.Space, model: str) -> tuple[int, int, int]:
     """(channels, height, width).
 
     Raises:
-        ConfigError: the space is not of images.
+        ConfigError: the space is not of images, or their channels are not in front.
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         raise ConfigError(
             "model", model, f"needs images [channels, height, width], the inputs are {space}: use model=mlp"
         )
     channels, height, width = space.shape
+    if min(channels, height) > 4 and (width in (3, 4) or (width == 1 and channels == height)):
+        advice = f"needs images [channels, height, width], the inputs are {list(space.shape)}, channels last it seems"
+        raise ConfigError("model", model, f"{advice}: bring them to the front, or use model=mlp")
     return channels, height, width
 
 
@@ -33,8 +36,7 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] -> the same."""
-        x = x.to(torch.get_default_dtype())
-        return x if self.scale == 1.0 else x * self.scale
+        return x.to(torch.get_default_dtype()) if self.scale == 1.0 else x * self.scale  # floats in the same kernel
 
 
 class ConvNet(nn.Module):
@@ -51,6 +53,7 @@ class ConvNet(nn.Module):
         hidden: list[PositiveInt],
         activation: Activation = "relu",
         normalization: Normalization = "none",
+        normalization_eps: NonNegativeFloat | None = None,
         dropout: Probability = 0.0,
         initialization: Initialization = "default",
     ):
@@ -60,8 +63,8 @@ class ConvNet(nn.Module):
             depth: convolutions in each stage.
             kernel: height and width of a kernel; the image is padded to keep its size.
             hidden: widths of the fully connected layers.
-            activation, normalization, dropout, initialization: as in `MLP`; dropout after each stage by channels, and
-                after each fully connected layer.
+            activation, normalization, normalization_eps, dropout, initialization: as in `MLP`; dropout after each stage
+                by channels, and after each fully connected layer.
 
         Raises:
             ConfigError: the inputs are no images.
@@ -70,10 +73,11 @@ class ConvNet(nn.Module):
         before, height, width = image_shape(input_space, "convnet")
         layers: list[nn.Module] = [Pixels(input_space)]
         bias = normalization == "none"
+        affine: nn.Module
         for size in channels:
             for _ in range(depth):
                 affine = nn.Conv2d(before, size, kernel, padding="same", bias=bias)
-                layers += unit(affine, size, normalization, activation)
+                layers += unit(affine, size, normalization, activation, normalization_eps)
                 before = size
             if min(height, width) > 1:
                 layers.append(nn.MaxPool2d(2))
@@ -83,7 +87,8 @@ class ConvNet(nn.Module):
         layers.append(nn.Flatten())
         before *= height * width
         for size in hidden:
-            layers += unit(nn.Linear(before, size, bias=bias), size, normalization, activation)
+            affine = nn.Linear(before, size, bias=bias)
+            layers += unit(affine, size, normalization, activation, normalization_eps)
             if dropout:
                 layers.append(nn.Dropout(dropout))
             before = size
@@ -106,11 +111,19 @@ class ConvNet(nn.Module):
 class Block(nn.Module):
     """Two convolutions and a way past them (He et al. 2016, figure 2; the way is projected where the shape changes)."""
 
-    def __init__(self, before: int, size: int, stride: int, normalization: Normalization, activation: Activation):
+    def __init__(
+        self,
+        before: int,
+        size: int,
+        stride: int,
+        normalization: Normalization,
+        activation: Activation,
+        normalization_eps: float | None = None,
+    ):
         super().__init__()
-        bias = normalization == "none"
-        first = unit(nn.Conv2d(before, size, 3, stride, 1, bias=bias), size, normalization, activation)
-        *second, self.activation = unit(nn.Conv2d(size, size, 3, 1, 1, bias=bias), size, normalization, activation)
+        bias, how = normalization == "none", (normalization, activation, normalization_eps)
+        first = unit(nn.Conv2d(before, size, 3, stride, 1, bias=bias), size, *how)
+        *second, self.activation = unit(nn.Conv2d(size, size, 3, 1, 1, bias=bias), size, *how)
         self.layers = nn.Sequential(*first, *second)
         same = stride == 1 and before == size
         self.past = nn.Identity() if same else nn.Conv2d(before, size, 1, stride, bias=False)
@@ -133,6 +146,7 @@ class ResNet(nn.Module):
         blocks: PositiveInt = 1,
         activation: Activation = "relu",
         normalization: Normalization = "batch",
+        normalization_eps: NonNegativeFloat | None = None,
         dropout: Probability = 0.0,
         initialization: Initialization = "he",
     ):
@@ -140,7 +154,7 @@ class ResNet(nn.Module):
         Args:
             channels: of each stage; the image is halved before every stage but the first.
             blocks: of two convolutions each, in every stage.
-            activation, normalization, initialization: as in `MLP`.
+            activation, normalization, normalization_eps, initialization: as in `MLP`.
             dropout: of the channels' means, before the last layer.
 
         Raises:
@@ -149,12 +163,12 @@ class ResNet(nn.Module):
         super().__init__()
         before, _, _ = image_shape(input_space, "resnet")
         first = nn.Conv2d(before, channels[0], 3, padding=1, bias=normalization == "none")
-        layers = [Pixels(input_space), *unit(first, channels[0], normalization, activation)]
+        layers = [Pixels(input_space), *unit(first, channels[0], normalization, activation, normalization_eps)]
         before = channels[0]
         for stage, size in enumerate(channels):
             for number in range(blocks):
                 stride = 2 if stage > 0 and number == 0 else 1
-                layers.append(Block(before, size, stride, normalization, activation))
+                layers.append(Block(before, size, stride, normalization, activation, normalization_eps))
                 before = size
         layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         if dropout:

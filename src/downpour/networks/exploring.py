@@ -1,4 +1,4 @@
-"""Layers of deep Q-learning: noise that explores, and values apart from advantages."""
+"""Layers of deep Q-learning: noise that explores, values apart from advantages, outputs in full precision."""
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class NoisyLinear(nn.Module):
 class Dueling(nn.Module):
     """Q = V + A - mean of A over the actions (Wang et al. 2016, eq. 9), for each atom of a distribution by itself."""
 
-    def __init__(self, value: nn.Module, advantage: nn.Module, atoms: int):
+    def __init__(self, value: nn.Sequential, advantage: nn.Sequential, atoms: int):
         """
         Args:
             value: [batch, width] -> [batch, atoms].
@@ -49,5 +49,27 @@ class Dueling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, width] -> [batch, actions * atoms]."""
-        advantage = self.advantage(x).unflatten(-1, (-1, self.atoms))
-        return (self.value(x).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)).flatten(-2)
+        advantage = to_outputs(self.advantage, x).unflatten(-1, (-1, self.atoms))
+        return (to_outputs(self.value, x).unsqueeze(-2) + advantage - advantage.mean(-2, keepdim=True)).flatten(-2)
+
+
+def to_outputs(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """`layers(x)`, but the last affine map, or the two of a dueling head, `in_full`."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return layers(x)
+    *before, last = layers
+    for layer in before:
+        x = layer(x)
+    return last(x) if isinstance(last, Dueling) else in_full(last, x)
+
+
+def in_full(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)` in the precision of its weights.
+
+    Under autocast its outputs would be bfloat16, whose numbers near 10 are 1/16 apart: more than the values of two
+    actions often differ by, and than what a reward adds to them.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(next(layer.parameters()).dtype))

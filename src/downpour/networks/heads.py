@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical as CategoricalDistribution
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
-from downpour.config import ConfigError, NonNegativeFloat, PositiveFloat, PositiveInt
+from downpour.config import ConfigError, NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 
 class Head(nn.Module):
@@ -36,6 +36,10 @@ class Head(nn.Module):
         """The likeliest actions [batch, ...] (of a mixture: the centre of its heaviest part)."""
         raise NotImplementedError
 
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        """p(a, x) of discrete actions, [batch, actions]."""
+        raise TypeError(f"the actions of {type(self).__name__} are not discrete")
+
 
 class Categorical(Head):
     """Softmax over K actions, the model of (10)-(18)."""
@@ -60,6 +64,9 @@ class Categorical(Head):
 
     def mode(self, outputs: Tensor) -> np.ndarray:
         return outputs.argmax(-1).cpu().numpy() + self.first_action
+
+    def probabilities(self, outputs: Tensor) -> np.ndarray:
+        return outputs.double().softmax(-1).cpu().numpy()
 
 
 class _Shifted(CategoricalDistribution):
@@ -136,13 +143,14 @@ class MixtureOfGaussians(_Continuous):
     """c_1 N(mu_1(x), sigma) + ... + c_M N(mu_M(x), sigma): (19); with weights c_i(x; nu), (21)."""
 
     has_entropy = False
+    log_weights: Tensor
 
     def __init__(
         self,
         action_space: gym.Space,
         *,
         components: PositiveInt = 2,
-        weights: Literal["fixed", "learned"] = "learned",
+        weights: Literal["fixed", "learned"] | list[Probability] = "learned",
         sigma: PositiveFloat = 0.3,
         learn_sigma: bool = False,
         spread: NonNegativeFloat = 0.5,
@@ -150,16 +158,22 @@ class MixtureOfGaussians(_Continuous):
         """
         Args:
             components: M.
-            weights: `fixed` at 1 / M, (19); `learned`, a softmax over outputs of the network, (21).
+            weights: c_1, ..., c_M of (19), or `fixed` at 1 / M; `learned`, a softmax over outputs of the network, (21).
             sigma: standard deviation of every component, at first, in half widths of the action's bounds.
             learn_sigma: whether it is learned.
             spread: the components start evenly between -spread and spread, in the same unit.
 
         Raises:
-            ConfigError: the actions are not a continuous vector.
+            ConfigError: the actions are not a continuous vector, or the weights no convex combination, (20).
         """
         super().__init__(action_space, sigma, learn_sigma)
         self.components, self.weights_are_learned = components, weights == "learned"
+        fixed = torch.tensor(weights if isinstance(weights, list) else [1 / components] * components)
+        if len(fixed) != components or abs(float(fixed.sum()) - 1) > 1e-6:
+            advice = f"needs {components} numbers (algo.head.components) that are not negative and sum to 1"
+            raise ConfigError("algo.head.weights", weights, advice)
+        log_weights = fixed.log() if isinstance(weights, list) else torch.zeros(components)
+        self.register_buffer("log_weights", log_weights, persistent=False)
         self.outputs = components * self.size + (components if self.weights_are_learned else 0)
         offset = torch.linspace(-spread, spread, components) if components > 1 else torch.zeros(1)
         self.register_buffer("offset", offset.unsqueeze(-1).expand(components, self.size).clone())
@@ -167,9 +181,8 @@ class MixtureOfGaussians(_Continuous):
     def parts(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """log c_i [batch, M], up to a constant, and mu_i [batch, M, size]."""
         means = outputs[:, : self.components * self.size].unflatten(-1, (self.components, self.size))
-        logits = (
-            outputs[:, self.components * self.size :] if self.weights_are_learned else torch.zeros_like(means[..., 0])
-        )
+        learned = outputs[:, self.components * self.size :]
+        logits = learned if self.weights_are_learned else self.log_weights.to(means).expand_as(means[..., 0])
         return logits, self.centre + self.scale * (self.offset + means)
 
     def distribution(self, outputs: Tensor) -> Distribution:

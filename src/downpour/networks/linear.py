@@ -6,6 +6,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError
+from downpour.networks.exploring import in_full
 from downpour.networks.features import Features
 
 
@@ -56,4 +57,4 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
-        return self.linear(self.features(x))
+        return in_full(self.linear, self.features(x))

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
 from downpour.networks.division import Division, divide_linear
-from downpour.networks.exploring import Dueling, NoisyLinear
+from downpour.networks.exploring import Dueling, NoisyLinear, to_outputs
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
 
@@ -22,6 +22,7 @@ class MLP(nn.Module):
         hidden: list[PositiveInt],
         activation: Activation = "relu",
         normalization: Normalization = "none",
+        normalization_eps: NonNegativeFloat | None = None,
         dropout: Probability = 0.0,
         initialization: Initialization = "default",
         residual: bool = False,
@@ -33,6 +34,7 @@ class MLP(nn.Module):
             hidden: width of each hidden layer; an empty list is a linear map.
             activation: sigma of (66).
             normalization: of A in (67): over the batch, or over the hidden units of each sample.
+            normalization_eps: added to the square of what is divided by; null: 1e-5 for batch, nothing for the others.
             dropout: chance that a hidden unit is left out of a gradient step (what remains is scaled up).
             initialization: of the weights.
             residual: a layer as wide as the one before adds to what it is given.
@@ -48,6 +50,7 @@ class MLP(nn.Module):
             hidden=hidden,
             activation=activation,
             normalization=normalization,
+            normalization_eps=normalization_eps,
             dropout=dropout,
             residual=residual,
             atoms=atoms if dueling else None,
@@ -59,7 +62,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, outputs]."""
-        return self.layers(x)
+        return to_outputs(self.layers, x)
 
     def in_order(self) -> list[nn.Module]:
         """What an input passes through, one after another; a pipeline may cut between any two."""
@@ -77,24 +80,28 @@ def fully_connected(
     hidden: list[int],
     activation: Activation = "relu",
     normalization: Normalization = "none",
+    normalization_eps: float | None = None,
     dropout: float = 0.0,
     residual: bool = False,
     atoms: int | None = None,
     noise: float = 0.0,
+    linear: type[nn.Linear] = nn.Linear,
 ) -> nn.Sequential:
     """The layers of an `MLP`: [batch, width] -> [batch, outputs].
 
     Args:
         atoms: outputs of one action, of a dueling head; None has one stream only.
+        linear: what computes an affine map without noise.
     """
 
     def affine(before: int, after: int, bias: bool = True) -> nn.Module:
-        return NoisyLinear(before, after, noise) if noise else nn.Linear(before, after, bias=bias)
+        return NoisyLinear(before, after, noise) if noise else linear(before, after, bias=bias)
 
     def stack(width: int, sizes: list[int], outputs: int | None) -> nn.Sequential:
         layers: list[nn.Module] = []
         for size in sizes:
-            block = unit(affine(width, size, normalization == "none"), size, normalization, activation)
+            below = affine(width, size, normalization == "none")
+            block = unit(below, size, normalization, activation, normalization_eps)
             if dropout:
                 block.append(nn.Dropout(dropout))
             layers += [Residual(*block)] if residual and size == width else block

@@ -33,10 +33,9 @@ class RunningNormalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, *shape] -> [batch, *shape] of floats."""
-        if self.count == 0:
-            return x.float()
-        deviation = (self.squares / self.count).sqrt().clamp(min=1e-4)
-        return ((x - self.mean) / deviation).clamp(-10, 10).float()
+        deviation = (self.squares / self.count.clamp(min=1)).sqrt().clamp(min=1e-4)
+        normal = ((x - self.mean) / deviation).clamp(-10, 10).float()
+        return torch.where(self.count == 0, x.float(), normal)  # a branch would have a GPU's host wait for the count
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:

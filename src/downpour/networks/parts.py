@@ -22,33 +22,55 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class LayerNormalization(nn.Module):
     """gamma * (A - mu) / beta + b, (67), with the statistics (68) of one sample's own hidden units.
 
-    Nothing is added inside the root but the smallest float, so that equal units give b and no division by zero.
+    With eps = 0 nothing is added to beta^2. Where all units are equal, so that beta = 0, the layer then hands out b and
+    no gradient.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, eps: float = 0.0):
+        """
+        Args:
+            eps: added to the square of beta, inside the root.
+        """
         super().__init__()
         self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = eps
 
     def forward(self, a: Tensor) -> Tensor:
         """[batch, width] or [batch, width, height, width], all of it the hidden units -> the same."""
-        tiny = torch.finfo(a.dtype).tiny
+        eps = self.eps
+        if eps == 0:
+            eps = torch.finfo(a.dtype).tiny  # equal units give b and no division by zero
+            if torch.is_grad_enabled():  # their gradient would be 1 / sqrt(eps) times too large: it is cut off
+                low, high = a.detach().flatten(1).aminmax(dim=1, keepdim=True)
+                a = a * (low < high).view(-1, *(1,) * (a.ndim - 1))
         if a.ndim == 2:
-            return nn.functional.layer_norm(a, a.shape[1:], self.gamma, self.b, tiny)
-        return nn.functional.group_norm(a, 1, self.gamma, self.b, tiny)
+            return nn.functional.layer_norm(a, a.shape[1:], self.gamma, self.b, eps)
+        return nn.functional.group_norm(a, 1, self.gamma, self.b, eps)
 
 
 class RMSNormalization(nn.Module):
-    """gamma * A / sqrt(mean of A^2) + b over one sample's hidden units (Zhang and Sennrich 2019, eq. 4)."""
+    """gamma * A / sqrt(mean of A^2) + b over one sample's hidden units (Zhang and Sennrich 2019, eq. 4).
 
-    def __init__(self, width: int):
+    With eps = 0 nothing is added to the mean; where that is 0, A is not divided.
+    """
+
+    def __init__(self, width: int, eps: float = 0.0):
+        """
+        Args:
+            eps: added to the mean of A^2, inside the root.
+        """
         super().__init__()
         self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.eps = eps
 
     def forward(self, a: Tensor) -> Tensor:
         """[batch, width, ...] -> the same."""
         mean = a.square().mean(tuple(range(1, a.ndim)), keepdim=True)
         shape = (-1, *(1,) * (a.ndim - 2))
-        return self.gamma.view(shape) * a * (mean + torch.finfo(a.dtype).tiny).rsqrt() + self.b.view(shape)
+        added = mean + (self.eps or torch.finfo(a.dtype).tiny)
+        if not self.eps:
+            added = torch.where(mean > 0, added, 1.0)
+        return self.gamma.view(shape) * a * added.rsqrt() + self.b.view(shape)
 
 
 class BatchNormalization(nn.Module):
@@ -58,7 +80,7 @@ class BatchNormalization(nn.Module):
     Torch raises instead. The running statistics, which it uses outside of training, go on alike.
     """
 
-    def __init__(self, width: int, momentum: float = 0.1, eps: float = 1e-5):
+    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__()
         self.gamma, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.momentum, self.eps = momentum, eps
@@ -80,16 +102,23 @@ class BatchNormalization(nn.Module):
         )
 
 
-NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {
+NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNormalization,
     "layer": LayerNormalization,
     "rms": RMSNormalization,
 }
 
 
-def unit(affine: nn.Module, width: int, normalization: Normalization, activation: Activation) -> list[nn.Module]:
-    """A layer: (66), or (67) where it is normalized; the affine map then needs no bias of its own."""
-    between = [] if normalization == "none" else [NORMALIZATIONS[normalization](width)]
+def unit(
+    affine: nn.Module, width: int, normalization: Normalization, activation: Activation, eps: float | None = None
+) -> list[nn.Module]:
+    """A layer: (66), or (67) where it is normalized; the affine map then needs no bias of its own.
+
+    Args:
+        eps: of the normalization; None takes its own.
+    """
+    more = {} if eps is None else {"eps": eps}
+    between = [] if normalization == "none" else [NORMALIZATIONS[normalization](width, **more)]
     return [affine, *between, ACTIVATIONS[activation]()]
 
 

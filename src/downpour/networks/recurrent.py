@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError, PositiveInt, Probability
+from downpour.networks.exploring import in_full
 from downpour.networks.parts import Initialization, initialize
 
 
@@ -72,4 +73,4 @@ class Recurrent(nn.Module):
             out, state = self.cell(part, state)
             seen.append(out if self.every_step else out[:, -1:])
         result = torch.cat(seen, 1) if self.every_step else seen[-1][:, -1]
-        return self.top(self.dropout(result))
+        return in_full(self.top, self.dropout(result))

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import os
 import signal
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from downpour import composition
-from downpour.config import ConfigError, PositiveFloat, PositiveInt, check_arguments, nearest
+from downpour.config import ConfigError, PositiveFloat, PositiveInt, check_arguments
 from downpour.settings import read_settings, show_help
 
 SUMMARY = """
@@ -25,6 +26,7 @@ times measured on this machine. Settings of train.py say what is run.
 
   python src/scale.py algo=supervised strategy=ddp,fsdp2 devices=1,2,4 model.hidden=[512,512]
   python src/scale.py algo=supervised scaling=strong data.batch_size=512 accuracy=0.95
+  python src/scale.py algo=supervised 'strategy=ddp;ddp strategy.compress=bf16;downpour strategy.servers=2'
 
 Settings, with their defaults:
 
@@ -42,6 +44,7 @@ class Settings:
     sizes: str | None
     accuracy: PositiveFloat | None
     seeds: PositiveInt
+    minutes: PositiveFloat | None
     servers: PositiveInt
     predict: PositiveInt
     out: str | None
@@ -71,16 +74,15 @@ def main(typed: Sequence[str], defaults: Path) -> int:
 
 def measure(settings: Settings, overrides: Sequence[str]) -> int:
     """Run everything, write everything, print the table; returns the exit code."""
-    from downpour.scaling import plan, results, table
+    from downpour.scaling import plan, results, table, variants
 
-    devices, strategies, sizes = _read(settings)
+    devices, sizes = _read(settings)
     try:
         OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
-        tasks = {size: plan.task(overrides, size) for size in sizes}
+        chosen, common = variants.read(settings.strategy, overrides)
+        tasks = {size: plan.task(common, size) for size in sizes}
         cases = [
-            case
-            for size, task in tasks.items()
-            for case in plan.cases(task, strategies, devices, size, settings.scaling)
+            case for size, task in tasks.items() for case in plan.cases(task, chosen, devices, size, settings.scaling)
         ]
     except (ConfigError, KeyboardInterrupt):
         raise
@@ -104,6 +106,7 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     if settings.accuracy is not None:
         _learning(settings, tasks, rows, settings.accuracy)
     parts = [table.markdown(measured), table.legend(settings.scaling, settings.turns)]
+    parts += [stale] if (stale := table.staleness(measured)) else []
     parts += _draw(settings, measured, out)
     text = "\n\n".join(parts)
     (out / "scale.md").write_text(f"`python src/scale.py {' '.join(sys.argv[1:])}`\n\n{text}\n")
@@ -112,7 +115,7 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _read(settings: Settings) -> tuple[list[int], list[str], list[str]]:
+def _read(settings: Settings) -> tuple[list[int], list[str]]:
     try:
         devices = sorted({int(count) for count in settings.devices.split(",")} - {1})
     except ValueError:
@@ -120,12 +123,7 @@ def _read(settings: Settings) -> tuple[list[int], list[str], list[str]]:
         raise ConfigError("devices", settings.devices, advice) from None
     if not devices or devices[0] < 1:
         raise ConfigError("devices", settings.devices, "needs a number of processes above 1")
-    strategies = settings.strategy.split(",")
-    for strategy in strategies:
-        if strategy not in (known := composition.options_of("strategy")):
-            advice = f"there is no such option{nearest(strategy, known)} (there are: {', '.join(known)})"
-            raise ConfigError("strategy", strategy, advice)
-    return devices, strategies, [size.strip() for size in (settings.sizes or "").split(";")]
+    return devices, [size.strip() for size in (settings.sizes or "").split(";")]
 
 
 def _explain(error: Exception) -> str:
@@ -137,10 +135,14 @@ def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
     from downpour.analysis.table import spaced
     from downpour.scaling import plan, results
 
+    begin = time.monotonic()
     for turn in range(settings.turns):
         for case, row in rows.items():
             if row.failure:
                 continue
+            if settings.minutes is not None and time.monotonic() - begin > 60 * settings.minutes:
+                _say(f"{settings.minutes:g} minutes are over: no more runs")
+                return
             with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
                 directory = Path(scratch) / "run"
                 row.failure = plan.run(list(plan.arguments(tasks[case.size], case, directory)))
@@ -177,19 +179,20 @@ def _learning(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:
 
 def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
     """Measure the link, fit, draw; returns what to say of the model."""
-    from downpour.scaling import link, model, pictures
+    from downpour.scaling import link, model, pictures, pushes
 
     said, fitted = [], None
     if rows[0].case.batch:
         counts = sorted({row.case.devices for row in rows} - {1})
-        measured = {ranks: link.measure(ranks) for ranks in (1, *counts)}
-        times = [t for ranks in counts for t in measured[ranks][0]]
-        computing = {ranks: seconds for ranks, (_, seconds) in measured.items()}
-        synchronous = next((s for s in settings.strategy.split(",") if s == "ddp"), settings.strategy.split(",")[0])
-        fitted = model.fit_model(rows, times, link.adding_time(), computing, synchronous)
+        unseen = [2 * counts[-1]] if len(counts) == 1 else []
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _say("measuring all-reduces and pushes, to which the cost model is fitted")
+        times, computing = link.measure([1, *counts, *unseen])
+        machine = model.Machine(cores, times, computing, link.adding_time(), pushes.measure())
+        fitted = model.fit_model(rows, machine)
         said.append(model.report(fitted, rows, settings.servers))
-        with open(out / "all_reduce.csv", "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("ranks", "bytes", "seconds"), *times])
+        _write(out / "all_reduce.csv", ("ranks", "bytes", "seconds"), times)
+        _write(out / "pushes.csv", ("workers", "servers", "bytes", "seconds"), machine.pushes)
     arguments = (settings.scaling, settings.servers, settings.predict)
     pictures.efficiency(rows, fitted, *arguments, out / "efficiency.png")
     pictures.speed_up(rows, out / "speedup.png")
@@ -198,6 +201,11 @@ def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
     if any(row.staleness for row in rows):
         pictures.staleness(rows, out / "staleness.png")
     return said
+
+
+def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+    with open(path, "w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
 def _say(text: str) -> None:

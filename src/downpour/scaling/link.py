@@ -1,7 +1,13 @@
-"""What an all-reduce costs on this machine, and what its processes take from each other."""
+"""What an all-reduce costs on this machine, and how far processes that do not communicate slow each other down."""
 
+import ctypes
+import json
 import multiprocessing
+import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -10,35 +16,63 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-SIZES = (4_000, 40_000, 400_000, 4_000_000)  # bytes
+FITTED = (4_000, 40_000, 400_000, 4_000_000)  # bytes
+HELD_OUT = (16_000, 160_000, 1_600_000)  # that the model is tried on
+SIZES = FITTED + HELD_OUT
 REPEATS = 30
 WIDTH, BATCH = 512, 128  # of the network that every rank trains by itself
 PATIENCE = 300  # seconds until processes that do not answer are given up
 
 
 def measure(
-    ranks: int, sizes: Sequence[int] = SIZES, repeats: int = REPEATS
-) -> tuple[list[tuple[int, float, float]], list[float]]:
-    """Over gloo on the loopback, one thread a rank: (ranks, bytes, median seconds of an all-reduce) for each size; and
-    seconds of gradient steps of a small network on one rank, while all make such steps and none says a word.
+    counts: Sequence[int], repeats: int = REPEATS
+) -> tuple[list[tuple[int, float, float]], dict[int, list[float]]]:
+    """Over gloo on the loopback, one thread a rank, for each number of ranks: (ranks, bytes, median seconds of an
+    all-reduce); and ranks -> seconds of gradient steps of a small network on one rank, while all make such steps and do
+    not communicate.
     """
-    context = multiprocessing.get_context("spawn")
+    times, computing = [], {}
+    for ranks, seconds, steps in fresh(__name__, list(counts), repeats):
+        times += [(ranks, float(size), found) for size, found in zip(SIZES, seconds, strict=True)]
+        computing[ranks] = steps
+    return times, computing
+
+
+def fresh(module: str, *arguments: Any) -> Any:
+    """What the command `python -m module` prints, as JSON: it imports what it needs once, and then forks.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    command = [sys.executable, "-m", module, json.dumps(arguments)]
+    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return json.loads(subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, check=True).stdout)
+
+
+def _measure(ranks: int, repeats: int) -> tuple[int, list[float], list[float]]:
+    context = multiprocessing.get_context("fork")
     answers: Any = context.Queue()
     with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
-        arguments = (ranks, f"file://{scratch}/meeting", list(sizes), repeats, answers)
+        arguments = (ranks, f"file://{scratch}/meeting", repeats, answers)
         processes = [context.Process(target=_rank, args=(rank, *arguments), daemon=True) for rank in range(ranks)]
         for process in processes:
             process.start()
         try:
-            seconds, computing = answers.get(timeout=PATIENCE)
+            return (ranks, *answers.get(timeout=PATIENCE))
         finally:
             for process in processes:
                 process.join(10)
                 process.kill()
-    return [(ranks, float(size), found) for size, found in zip(sizes, seconds, strict=True)], computing
 
 
-def _rank(rank: int, ranks: int, meeting: str, sizes: list[int], repeats: int, answers: Any) -> None:
+def end_with_parent() -> None:
+    """A measurement that is killed leaves no process behind (on Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _rank(rank: int, ranks: int, meeting: str, repeats: int, answers: Any) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
     step = _gradient_step()
@@ -46,15 +80,21 @@ def _rank(rank: int, ranks: int, meeting: str, sizes: list[int], repeats: int, a
     dist.barrier()
     computing = [_seconds(step) for _ in range(5 * repeats)]
     dist.barrier()
+    found = all_reduces(SIZES, repeats)
+    if rank == 0:
+        answers.put((found, computing))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def all_reduces(sizes: Sequence[int], repeats: int = REPEATS) -> list[float]:
+    """Median seconds of an all-reduce of each size, in bytes, by the ranks of this process's group; all must ask."""
     found = []
     for size in sizes:
         values = torch.zeros(size // 4)
         seconds = [_seconds(lambda: dist.all_reduce(values), before=dist.barrier) for _ in range(repeats + 3)]  # noqa: B023
         found.append(statistics.median(seconds[3:]))
-    if rank == 0:
-        answers.put((found, computing))
-    dist.barrier()
-    dist.destroy_process_group()
+    return found
 
 
 def adding_time(size: int = 4_000_000) -> float:
@@ -82,3 +122,8 @@ def _seconds(work: Callable[[], Any], before: Callable[[], Any] | None = None) -
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    counts, repeats = json.loads(sys.argv[1])
+    print(json.dumps([_measure(ranks, repeats) for ranks in counts]))

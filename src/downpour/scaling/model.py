@@ -1,23 +1,40 @@
 """The cost model of a measurement: fitted to some of it, tried on the rest, and carried on to thousands of ranks."""
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import nnls
 
 from downpour.analysis.table import spaced
-from downpour.cost_model import ALL_REDUCE, Link, fit, ring, service, simulate, stops_paying, synchronous
+from downpour.cost_model import ALL_REDUCE, Link, Server, fit, fit_server, ring, simulate, stops_paying, synchronous
+from downpour.scaling.link import HELD_OUT
 from downpour.scaling.plan import ALONE
+from downpour.scaling.pushes import WORKERS, Pushes
 from downpour.scaling.results import Row
 
 BYTES = 4  # of a weight, or of its gradient
 
-Measured = Sequence[tuple[int, float, float]]
-"""(ranks, bytes, seconds) of an all-reduce."""
+
+@dataclass(frozen=True)
+class Machine:
+    """What was measured of this machine beside the runs.
+
+    Attributes:
+        cores: it has.
+        all_reduce: (ranks, bytes, seconds).
+        computing: ranks -> seconds of steps of one rank while all make such steps; of one rank by itself too.
+        gamma: seconds to add up a byte.
+        pushes: to parameter servers.
+    """
+
+    cores: int
+    all_reduce: Sequence[tuple[int, float, float]]
+    computing: Mapping[int, Sequence[float]]
+    gamma: float
+    pushes: Pushes
 
 
 @dataclass(frozen=True)
@@ -25,24 +42,27 @@ class Model:
     """What was fitted.
 
     Attributes:
+        has: cores of this machine.
         link: alpha and beta from all-reduces of `fitted` ranks; gamma measured by itself.
-        straggle: mean delay of a rank, in parts of its fastest step, from steps that ranks make without a word.
-        overhead: seconds that a synchronous step of `fitted` ranks takes beside: hooks, buckets, waking up.
+        server: from pushes of few workers.
+        straggle: mean delay of a rank, in parts of its fastest step, from ranks that do not communicate.
+        overhead: seconds of a synchronous step that the rest does not explain: hooks, buckets, waking up.
         compute: size -> (seconds a step, seconds a sample) of one process.
-        fitted, unseen: numbers of ranks that it was fitted to, and those it was not.
-        errors: what -> median relative error of its predictions on `unseen`, and how many they are.
+        fitted: numbers of ranks that it was fitted to.
+        errors: what it was not fitted to -> median relative error of its predictions of that, and how many they are.
         cores: ranks that this machine lets compute as fast as one alone. Fewer than it has, where they share caches,
             memory or what lies beneath a virtual core.
     """
 
+    has: int
     link: Link
+    server: Server
     straggle: float
     overhead: float
     compute: dict[str, tuple[float, float]]
     fitted: list[int]
-    unseen: list[int]
-    errors: dict[str, tuple[float, int]]
     cores: float
+    errors: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def step(
         self, size: str, weights: int, batch: float, ranks: int, *, how: str = "ring", shared: bool = True
@@ -53,66 +73,119 @@ class Model:
             batch: samples of each rank.
             shared: all ranks are on this machine, and share its cores.
         """
-        crowd = max(1.0, ranks / self.cores) if shared else 1.0
-        fastest = self.of_one(size, batch) * crowd / (1 + self.straggle)
-        seconds = synchronous(fastest, self.link, ranks, BYTES * weights, straggle=self.straggle, how=how)
+        fastest = self.of_one(size, batch) / (1 + self.straggle) * (self._crowd(ranks) if shared else 1.0)
+        link = self.link_of(ranks) if shared else self.link
+        seconds = synchronous(fastest, link, ranks, BYTES * weights, straggle=self.straggle, how=how)
         return seconds + self.overhead * (ranks > 1)
+
+    def link_of(self, ranks: int) -> Link:
+        """On this machine, whose cores do the work of the link too: more ranks than cores take turns."""
+        return crowded(self.link, ranks / self.has)
+
+    def _crowd(self, ranks: int) -> float:
+        return max(1.0, ranks / self.cores)
 
     def of_one(self, size: str, batch: float) -> float:
         """Seconds a gradient step of one process."""
         each, sample = self.compute[size]
         return each + sample * batch
 
-    def server_rate(self, size: str, weights: int, batch: float, ranks: int, servers: int) -> tuple[float, float]:
-        """(updates a second, mean staleness) of asynchronous gradient descent, simulated; a core for every rank."""
-        fastest = self.of_one(size, batch) / (1 + self.straggle)
-        busy = service(self.link, BYTES * weights, servers)
-        found = simulate(fastest, ranks, busy, straggle=self.straggle)
-        return found.rate, found.mean_staleness
+    def server_rate(
+        self, size: str, weights: int, batch: float, ranks: int, servers: int, *, shared: bool = False
+    ) -> float:
+        """Updates a second of asynchronous gradient descent, simulated.
+
+        Args:
+            shared: all ranks are on this machine, and share its cores with the servers.
+        """
+        n, crowd = BYTES * weights, self._crowd(ranks) if shared else 1.0
+        fastest, busy = crowd * self.of_one(size, batch) / (1 + self.straggle), self.server.busy(n, servers)
+        found = simulate(fastest, ranks, busy, delay=crowd * self.server.own(n, servers), straggle=self.straggle)
+        return found.rate
 
     def server_pays_to(self, size: str, weights: int, batch: float, servers: int) -> float:
         """Ranks from which on the servers are never idle."""
-        return stops_paying(self.of_one(size, batch), self.link, BYTES * weights, servers)
+        n = BYTES * weights
+        return stops_paying(self.of_one(size, batch), self.server.busy(n, servers), self.server.own(n, servers))
 
 
-def fit_model(
-    rows: Sequence[Row],
-    times: Measured,
-    gamma: float,
-    computing: Mapping[int, Sequence[float]],
-    synchronous_strategy: str = "ddp",
-) -> Model:
-    """Fit to all numbers of ranks but the greatest, where there are two or more beside one process.
+def crowded(link: Link, turns: float) -> Link:
+    """What the link is where each core serves `turns` ranks, if that is more than one."""
+    turns = max(1.0, turns)
+    return Link(turns * link.alpha, turns * link.beta, turns * link.gamma)
+
+
+def fit_model(rows: Sequence[Row], machine: Machine) -> Model:
+    """Fit to some of what was measured, and predict the rest.
+
+    Held out are the all-reduces of some sizes; the greatest number of ranks that have a core each, where there are two
+    such numbers beside one process; and all numbers of ranks that share cores, unless there are no others. Pushes are
+    those of one and two workers.
 
     Args:
-        rows: of the scaling measurement; those of `synchronous_strategy` tell of the overhead.
-        times: of all-reduces.
-        computing: ranks -> seconds of steps of one rank while all make such steps; of one rank by itself too.
+        rows: of the scaling measurement; those whose copies of the model step together tell of the overhead.
     """
-    ranks = sorted({r for r, _, _ in times if r > 1})
-    unseen = ranks[-1:] if len(ranks) > 1 else []
-    fitted = [r for r in ranks if r not in unseen]
-    link = fit([t for t in times if t[0] in fitted], gamma)
-    has = max(1, os.cpu_count() or 1)
-    mean = {r: statistics.fmean(seconds) for r, seconds in computing.items()}
+    has = machine.cores
+    counts = sorted({r for r, _, _ in machine.all_reduce if r > 1})
+    alike = [r for r in counts if r <= has] or counts[:1]
+    fitted = alike[:-1] or alike
+    reduced = [(r, n, t / max(1.0, r / has)) for r, n, t in machine.all_reduce if r in fitted and n not in HELD_OUT]
+    mean = {r: statistics.fmean(seconds) for r, seconds in machine.computing.items()}
     cores = has * min([1.0, *(mean[1] / mean[r] * max(1, r / has) for r in fitted)])
-    late = computing[fitted[-1]] if fitted else computing[1]
-    straggle = statistics.fmean(late) / min(late) - 1
-    compute = {size: _compute([r for r in rows if r.case.size == size]) for size in {r.case.size for r in rows}}
-    model = Model(link, straggle, 0.0, compute, fitted, unseen, {}, cores)
-    stepped = [r for r in rows if r.case.strategy == synchronous_strategy and math.isfinite(r.step)]
-    seen = [r for r in stepped if r.case.devices in fitted]
-    if seen:  # the overhead that makes the squares of the relative errors least
+    late = machine.computing[fitted[-1]]
+    model = Model(
+        has=has,
+        link=fit(reduced, machine.gamma),
+        server=fit_server([push for push in machine.pushes if push[0] in WORKERS], has),
+        straggle=statistics.fmean(late) / min(late) - 1,
+        overhead=0.0,
+        compute={size: _compute([r for r in rows if r.case.size == size]) for size in {r.case.size for r in rows}},
+        fitted=fitted,
+        cores=cores,
+    )
+    if seen := [r for r in _synchronous(rows) if r.case.devices in fitted]:
+        # the overhead that makes the squares of the relative errors least
         missing = sum((1 - _predicted(model, r) / r.step) / r.step for r in seen)
         model = replace(model, overhead=max(0.0, missing / sum(1 / r.step**2 for r in seen)))
-    errors = {}
-    reduced = [abs(ring(link, r, n) / t - 1) for r, n, t in times if r in unseen]
-    if reduced:
-        errors["an all-reduce"] = (statistics.median(reduced), len(reduced))
-    steps = [abs(_predicted(model, r) / r.step - 1) for r in stepped if r.case.devices in unseen]
-    if steps:
-        errors["a synchronous step"] = (statistics.median(steps), len(steps))
-    return replace(model, errors=errors)
+    return replace(model, errors=_errors(model, rows, machine))
+
+
+def _errors(model: Model, rows: Sequence[Row], machine: Machine) -> dict[str, tuple[float, int]]:
+    found: dict[str, list[float]] = {}
+
+    def add(what: str, predicted: float, measured: float) -> None:
+        found.setdefault(what, []).append(abs(predicted / measured - 1))
+
+    def of(ranks: int) -> str:
+        return f"N = {ranks}" + (f", which share {model.has} core(s)" if ranks > model.has else "")
+
+    for ranks, size, seconds in machine.all_reduce:
+        if ranks in model.fitted and size in HELD_OUT:
+            add(f"all-reduce, sizes not fitted, {of(ranks)}", ring(model.link_of(ranks), ranks, size), seconds)
+        elif ranks > 1 and ranks not in model.fitted:
+            add(f"all-reduce, {of(ranks)}", ring(model.link_of(ranks), ranks, size), seconds)
+    for workers, servers, size, seconds in machine.pushes:
+        if workers not in WORKERS:
+            add(f"pushes, {of(workers)}", model.server.seconds(workers, size, servers, model.has), seconds)
+    for r in _synchronous(rows):
+        if r.case.devices not in model.fitted:
+            add(f"synchronous step, {of(r.case.devices)}", _predicted(model, r), r.step)
+    for r in rows:
+        case = r.case
+        if r.staleness and case.servers and math.isfinite(r.step) and _plain(case.strategy):
+            rate = model.server_rate(case.size, r.weights, case.batch, case.devices, case.servers, shared=True)
+            add(f"asynchronous step, {of(case.devices)}", case.devices / rate, r.step)
+    return {what: (statistics.median(errors), len(errors)) for what, errors in found.items()}
+
+
+def _synchronous(rows: Sequence[Row]) -> list[Row]:
+    """All-reduces of all gradients at each step, as the model has it: nothing is known of other variants."""
+    together = [r for r in rows if 1 < r.case.devices == r.case.together and math.isfinite(r.step)]
+    return [r for r in together if _plain(r.case.strategy)]
+
+
+def _plain(variant: str) -> bool:
+    return all(option.startswith("strategy.servers=") for option in variant.split()[1:])
 
 
 def _predicted(model: Model, row: Row) -> float:
@@ -131,20 +204,23 @@ def _compute(rows: Sequence[Row]) -> tuple[float, float]:
 
 def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     """What was fitted, how far off it is, and where a parameter server stops paying."""
-    link = model.link
+    link, server = model.link, model.server
     lines = [
-        f"Fitted to {_and(model.fitted)} ranks: alpha {1e6 * link.alpha:.1f} us a message, "
-        f"beta {1e9 * link.beta:.3f} ns a byte,",
-        f"gamma {1e9 * link.gamma:.3f} ns a byte added up; a rank is late by {100 * model.straggle:.0f} % of its",
-        f"fastest step in the mean; a synchronous step takes {1e3 * model.overhead:.2f} ms beside.",
-        f"Ranks that say no word to each other compute here as fast as {model.cores:.2f} cores would, so that E_N",
-        f"is at most {_most(model)}.",
+        f"Fitted to N = {' and '.join(map(str, model.fitted))}: an all-reduce has alpha {1e6 * link.alpha:.1f} us a "
+        f"message, beta {1e9 * link.beta:.3f} ns a byte,",
+        f"gamma {1e9 * link.gamma:.3f} ns a byte added up. The mean delay of a rank is {100 * model.straggle:.0f} % of "
+        f"its fastest step; a synchronous step has",
+        f"{1e3 * model.overhead:.2f} ms of overhead. Ranks that do not communicate compute as fast as "
+        f"{model.cores:.2f} cores would: E_N is at most {_most(model)}.",
+        f"A push (fitted to N = 1 and 2) keeps a server busy for {1e6 * server.alpha:.1f} us and "
+        f"{1e9 * server.beta:.3f} ns a byte of its part,",
+        f"and its worker for {1e6 * server.own_alpha:.1f} us a server and {1e9 * server.own_beta:.3f} ns a byte.",
+        "",
+        "Median relative error of what the fit has not seen:",
+        "",
+        *(f"- {what}: {100 * error:.0f} % (of {count})" for what, (error, count) in model.errors.items()),
+        "",
     ]
-    if model.errors:
-        found = ", ".join(f"{what} {100 * error:.0f} % (median of {n})" for what, (error, n) in model.errors.items())
-        lines.append(f"Error on {_and(model.unseen)} ranks, which the fit has not seen: {found}.")
-    else:
-        lines.append("No number of ranks is left that the fit has not seen: give three or more in devices=.")
     bases = [r for r in rows if r.case.strategy == ALONE and r.case.batch]
     first = {r.case.size: r for r in reversed(bases)}
     for size, row in reversed(first.items()):
@@ -155,12 +231,7 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
 
 
 def _most(model: Model) -> str:
-    ranks = [*model.fitted, *model.unseen]
-    return ", ".join(f"{min(1.0, model.cores / r):.2f} (N = {r})" for r in ranks)
-
-
-def _and(numbers: Sequence[int]) -> str:
-    return " and ".join(map(str, numbers)) or "no"
+    return ", ".join(f"{min(1.0, model.cores / r):.2f} (N = {r})" for r in model.fitted)
 
 
 def curves(model: Model, row: Row, scaling: str, servers: int, most: int) -> tuple[list[int], dict[str, list[float]]]:
@@ -175,7 +246,7 @@ def curves(model: Model, row: Row, scaling: str, servers: int, most: int) -> tup
     for how in ALL_REDUCE:
         steps = [model.step(size, weights, share(n), n, how=how, shared=False) for n in ranks]
         found[how] = [one * share(n) / batch / step for n, step in zip(ranks, steps, strict=True)]
-    rates = [model.server_rate(size, weights, share(n), n, servers)[0] for n in ranks]
+    rates = [model.server_rate(size, weights, share(n), n, servers) for n in ranks]
     name = f"parameter server, {servers}"
     found[name] = [one * rate * share(n) / batch / n for n, rate in zip(ranks, rates, strict=True)]
     return ranks, found

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from downpour.analysis.drawing import GREY, INK, dress, figure_of, save, style_of
 from downpour.analysis.table import spaced
+from downpour.scaling import variants
 from downpour.scaling.model import Model, curves
 from downpour.scaling.plan import ALONE
 from downpour.scaling.published import POINTS
@@ -33,9 +34,8 @@ def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: 
         x, y = [r.case.devices for r in members], [r.efficiency for r in members]
         low = [r.efficiency - min(r.efficiencies) for r in members]
         high = [max(r.efficiencies) - r.efficiency for r in members]
-        measured.errorbar(
-            x, y, [low, high], color=color, marker="o", capsize=3, linewidth=1.8, label=f"{name}, measured"
-        )
+        said = f"{variants.label(name)}, measured"
+        measured.errorbar(x, y, [low, high], color=color, marker="o", capsize=3, linewidth=1.8, label=said)
     if model is not None:
         most_here = max(r.case.devices for r in rows)
         base = next(r for r in rows if r.case.size == size)
@@ -74,7 +74,7 @@ def speed_up(rows: Sequence[Row], path: Path) -> Path:
             axes.plot(x, [r.case.devices * r.efficiency for r in members], stroke, color=color, marker="o", label=label)
         most = max(r.case.devices for r in rows)
         axes.plot([1, most], [1, most], color=GREY, linewidth=0.8, linestyle=":", label="ideal")
-        _processes(axes, "" if place else "speed-up T / T_N", strategy)
+        _processes(axes, "" if place else "speed-up T / T_N", variants.label(strategy))
     dress(figure)
     return save(figure, path)
 
@@ -87,8 +87,8 @@ def to_accuracy(rows: Sequence[Row], wanted: float, path: Path) -> Path:
         color, stroke = style_of(index)
         there = [r for r in members if r.steps_to]
         x = [r.case.devices for r in there]
-        left.plot(x, [r.seconds_to for r in there], stroke, color=color, marker="o", label=strategy)
-        right.plot(x, [r.samples_to for r in there], stroke, color=color, marker="o", label=strategy)
+        left.plot(x, [r.seconds_to for r in there], stroke, color=color, marker="o", label=variants.label(strategy))
+        right.plot(x, [r.samples_to for r in there], stroke, color=color, marker="o", label=variants.label(strategy))
     for axes, name in ((left, "seconds"), (right, "samples")):
         _processes(axes, f"{name} to {wanted:g}", "")
         axes.set_ylim(bottom=0)
@@ -104,7 +104,7 @@ def staleness(rows: Sequence[Row], path: Path) -> Path:
     for index, r in enumerate(stale):
         color, stroke = style_of(index)
         total = sum(r.staleness.values())
-        label = f"{r.case.strategy}, {r.case.devices} processes {r.case.size}"
+        label = f"{variants.label(r.case.strategy)}, {r.case.devices} processes {r.case.size}"
         x = sorted(r.staleness)
         axes.plot(x, [r.staleness[s] / total for s in x], stroke, color=color, marker="o", label=label)
     axes.set_xlabel("staleness (updates by others)")

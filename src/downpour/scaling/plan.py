@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from downpour import experiment
 from downpour.composition import composed
 from downpour.config import ConfigError, build
+from downpour.scaling import variants
 from downpour.strategies.asynchronous import Asynchronous
 
 DOOR = Path(__file__).resolve().parents[2] / "train.py"
@@ -26,13 +27,14 @@ class Case:
     """A run.
 
     Attributes:
-        strategy: `ALONE` for one process without one.
+        strategy: a variant (see `variants.read`); `ALONE` for one process without one.
         devices: processes that compute.
         size: overrides that make the model.
         batch: samples of a gradient step of each copy of the model.
         steps: gradient steps that the run counts; 0 where it counts environment steps, which the processes share.
         together: copies of the model that make each counted step, all with samples of their own.
         copies: of the model, those that go at their own pace included.
+        servers: processes that keep the parameters beside them.
     """
 
     strategy: str
@@ -42,6 +44,7 @@ class Case:
     steps: int
     together: int = 1
     copies: int = 1
+    servers: int = 0
 
     @property
     def samples(self) -> int:
@@ -50,8 +53,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """A word for messages."""
-        return " ".join(word for word in (self.strategy, f"N={self.devices} batch={self.batch}", self.size) if word)
+        """For messages."""
+        words = (variants.label(self.strategy), f"N={self.devices} batch={self.batch}", self.size)
+        return " ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
@@ -76,32 +80,34 @@ class Task:
         Raises:
             ConfigError: the batch does not divide, or the strategy does not go with the rest.
         """
-        together, copies = _copies((*self.overrides, *chosen(strategy, devices)))
+        together, copies, servers = _copies((*self.overrides, *chosen(strategy, devices)))
         if not self.steps:
             if scaling == "strong":
                 raise ConfigError("scaling", scaling, "divides batches of data; this run counts environment steps")
-            return Case(strategy, devices, size, self.batch, 0, together, copies)
+            return Case(strategy, devices, size, self.batch, 0, together, copies, servers)
         batch = self.batch
         if scaling == "strong":
             if batch % copies:
                 raise ConfigError("data.batch_size", batch, f"cannot be divided evenly between {copies}")
             batch //= copies
         steps = max(1, round(self.steps * self.batch / (batch * together)))
-        return Case(strategy, devices, size, batch, steps, together, copies)
+        return Case(strategy, devices, size, batch, steps, together, copies, servers)
 
 
 def chosen(strategy: str, devices: int) -> tuple[str, ...]:
     """The overrides that have a number of processes work by a strategy."""
-    return (f"strategy={strategy}", f"trainer.devices={devices}") if strategy != ALONE else ()
+    if strategy == ALONE:  # said aloud, for the trainer that was chosen may have several processes
+        return ("strategy=auto", "trainer.devices=1")
+    return (*variants.arguments(strategy), f"trainer.devices={devices}")
 
 
-def _copies(overrides: Sequence[str]) -> tuple[int, int]:
-    """Copies of the model that make a counted step together, and all that there are."""
+def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
+    """Copies of the model that make a counted step together, all that there are, and servers."""
     config = experiment.validate(resolved(overrides))
     hardware = build(config["trainer"])
     strategy = experiment.build_strategy(config, hardware)
     copies = hardware.world_size // getattr(strategy, "ranks_per_replica", 1)
-    return (1 if isinstance(strategy, Asynchronous) else copies), copies
+    return (1 if isinstance(strategy, Asynchronous) else copies), copies, getattr(strategy, "servers", 0)
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:

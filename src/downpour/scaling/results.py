@@ -25,7 +25,7 @@ class Row:
         rates: samples (or environment steps) a second, one a turn.
         efficiencies: E_N = T / (N T_N) of each turn, (1).
         step: seconds a gradient step of each copy of the model.
-        bytes: sent by each rank a gradient step, as the strategy counted them.
+        bytes: that rank 0 sends (and receives, of servers) a gradient step; see `Parallelism.traffic`.
         communicating: part of the time in which the strategy says it did (rank 0; NaN where it cannot tell).
         waiting: part of a step in which a rank does not compute: what is left beyond the step of one process with the
             same batch. It communicates, waits for others, or shares a core.

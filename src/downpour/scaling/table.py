@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from downpour.analysis.table import spaced
+from downpour.scaling import variants
 from downpour.scaling.plan import ALONE
 from downpour.scaling.results import Row
 
+SHOWN = 5  # values of the staleness, those that most updates had
+
 COLUMNS: dict[str, Callable[[Row], str]] = {
-    "strategy": lambda r: r.case.strategy,
+    "strategy": lambda r: variants.label(r.case.strategy),
     "model": lambda r: r.case.size,
     "weights": lambda r: spaced(r.weights),
     "N": lambda r: str(r.case.devices),
@@ -25,7 +28,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "communicating": lambda r: _number(r.communicating, 2),
     "not computing": lambda r: _number(r.waiting, 2),
     "staleness": lambda r: _number(r.mean_staleness, 2),
-    "steps to accuracy": lambda r: spaced(statistics.median(r.steps_to)) if r.steps_to else "-",
+    "steps to accuracy": lambda r: _steps(r.steps_to),
     "samples to accuracy": lambda r: spaced(r.samples_to),
     "seconds to accuracy": lambda r: _number(r.seconds_to, 2),
     "reached it": lambda r: f"{len(r.steps_to)} of {r.seeds}" if r.seeds else "-",
@@ -46,19 +49,20 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """The rows at full precision; a turn's rates, and the steps of seeds, have spaces between."""
+    """The rows at full precision; a turn's rates, the steps of seeds, and staleness:updates have spaces between."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes communicating"
-    rest = "not_computing staleness steps_to_accuracy seconds_to_accuracy seeds failure"
+    rest = "not_computing staleness staleness_counts steps_to_accuracy seconds_to_accuracy seeds failure"
     writer.writerow([*head.split(), *rest.split()])
     for r in rows:
-        case = [r.case.strategy, r.case.size, r.weights, r.case.devices, r.case.batch, r.samples]
+        case = [variants.label(r.case.strategy), r.case.size, r.weights, r.case.devices, r.case.batch, r.samples]
         speed = map(_cell, (r.rate, r.seconds if r.rates else math.nan, r.efficiency))
         turns = " ".join(map(_cell, r.efficiencies))
         step = map(_cell, (r.step, r.bytes, r.communicating, r.waiting, r.mean_staleness))
+        counts = " ".join(f"{stale}:{updates}" for stale, updates in r.staleness.items())
         reached = [" ".join(map(str, r.steps_to)), _cell(r.seconds_to), r.seeds, r.failure]
-        writer.writerow([*case, *speed, turns, *step, *reached])
+        writer.writerow([*case, *speed, turns, *step, counts, *reached])
     return out.getvalue()
 
 
@@ -69,9 +73,39 @@ def legend(scaling: str, turns: int) -> str:
         f"{scaling.capitalize()} scaling: {divided}; the samples are the same in all. E_N = T / (N T_N),",
         f"the median of {turns} turn(s) (least to greatest), each against {ALONE} of the same turn; starting and",
         "evaluating are in no time, and servers are not counted in N. Not computing: the part of a step beyond that of",
-        "one process with the same batch (communicating, waiting, sharing cores). Bytes are those each process sends.",
+        "one process with the same batch (communicating, waiting, sharing cores). Bytes a step: of a collective, the",
+        "least that it takes (2 n (N - 1) / N for an all-reduce of n bytes); with servers, all that rank 0 sends and",
+        "receives. Communicating: seconds that rank 0 waited for it, as parts of its time, where the strategy knows.",
     ]
     return "\n".join(lines)
+
+
+def staleness(rows: Sequence[Row]) -> str:
+    """How stale the gradients of each asynchronous row were, and what that cost; empty if there is none.
+
+    The cost is in updates to the accuracy, each on the samples of one gradient step of one process.
+    """
+    lines = []
+    for r in rows:
+        if not r.staleness:
+            continue
+        total = sum(r.staleness.values())
+        often = sorted(sorted(r.staleness, key=lambda s: -r.staleness[s])[:SHOWN])
+        parts = ", ".join(f"{s}: {100 * r.staleness[s] / total:.1f} %" for s in often)
+        line = f"- {r.case.name}: staleness {r.mean_staleness:.2f} in the mean, {max(r.staleness)} at most ({parts})"
+        alone = next(one for one in rows if one.case.strategy == ALONE and one.case.size == r.case.size)
+        if r.steps_to and alone.steps_to and r.case.batch == alone.case.batch:
+            mine, one = statistics.median(r.steps_to), statistics.median(alone.steps_to)
+            line += f"; {spaced(mine)} updates to the accuracy, {mine / one:.2f} times those of one process"
+        lines.append(line)
+    return "\n".join(["Staleness:", "", *lines]) if lines else ""
+
+
+def _steps(values: Sequence[int]) -> str:
+    if not values:
+        return "-"
+    middle = spaced(statistics.median(values))
+    return middle if len(values) < 2 else f"{middle} ({spaced(min(values))} to {spaced(max(values))})"
 
 
 def _number(value: float, digits: int) -> str:

@@ -153,8 +153,8 @@ class Pipeline(Parallelism, DDPStrategy):
         wanted: dict[str, Any] = {"target": y, "losses": losses} if self._last else {}
         with self.precision_plugin.train_step_context():
             outputs = self._schedule.step(*given, **wanted)
-        module.take_step(optimizer)
-        module.gradient_steps += 1
+        module.latest.update(module.take_step(optimizer))
+        module.advance()
         return outputs
 
     @torch.no_grad()

@@ -1,11 +1,11 @@
 """Models too large for one device: weights spread over a mesh of ranks, [data parallel, tensor parallel]."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, ParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate
@@ -17,6 +17,7 @@ from downpour.config import ConfigError, NonNegativeInt, PositiveInt
 from downpour.strategies.base import Parallelism, share_buffers
 from downpour.strategies.spread import (
     by_mesh,
+    gathered,
     load_optimizer_state,
     placed,
     split_by_mesh,
@@ -32,33 +33,6 @@ STYLES: dict[str, ParallelStyle] = {
     "inputs": RowwiseParallel(),
     "inputs_of_whole": RowwiseParallel(input_layouts=Replicate()),
 }
-
-
-class FSDP(Parallelism, FSDPStrategy):
-    """Lightning's first FSDP, on one GPU.
-
-    It gathers weights inside a training step only, and a policy acts and is evaluated outside: several ranks need
-    `Sharded`.
-    """
-
-    name: ClassVar[str] = "fsdp"
-
-    def __init__(self, hardware: Hardware, *, sharding: Literal["FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD"]):
-        """
-        Args:
-            hardware: of the run.
-            sharding: what is spread: weights, gradients and optimizer; all but the weights; nothing.
-
-        Raises:
-            ConfigError: no GPU, or several.
-        """
-        if hardware.accelerator != "gpu":
-            advice = f"needs a GPU, and trainer.accelerator={hardware.accelerator}: use strategy=fsdp2"
-            raise ConfigError("strategy", self.name, advice)
-        if hardware.world_size > 1:
-            advice = f"gathers weights inside a training step only, so not on {hardware.world_size} ranks: use fsdp2"
-            raise ConfigError("strategy", self.name, advice)
-        super().__init__(sharding_strategy=sharding, state_dict_type="full")
 
 
 class Sharded(Parallelism, ModelParallelStrategy):
@@ -157,7 +131,7 @@ class Sharded(Parallelism, ModelParallelStrategy):
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
         groups = list(by_mesh(p for p in parameters if p.grad is not None))
-        norms = [whole(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
+        norms = [gathered(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
         total = torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
         for group in groups:
             nn.utils.clip_grads_with_norm_(group, largest, total)

@@ -9,10 +9,14 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 
+def gathered(value: Any) -> Any:
+    """All of a tensor, on the device of every rank, which all must ask; what is not spread as it is."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 def whole(value: Any) -> Any:
     """All of a tensor, on the CPU of every rank, which all must ask; what is no tensor as it is."""
-    if isinstance(value, DTensor):
-        value = value.full_tensor()
+    value = gathered(value)
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from downpour.config import ConfigError
+from downpour.config import ConfigError, how_to_install
 from downpour.data.samples import Samples
 from downpour.data.sources.base import Source
 
@@ -14,7 +14,8 @@ class Digits(Source):
         try:
             from sklearn.datasets import load_digits
         except ImportError:
-            raise ConfigError("data", "digits", "needs scikit-learn: pip install 'downpour[supervised]'") from None
+            advice = f"needs scikit-learn, which is not installed; {how_to_install('supervised')}"
+            raise ConfigError("data", "digits", advice) from None
         found = load_digits()
         images = (found.images / 16.0).astype(np.float32)[:, None]
         names = tuple(str(name) for name in found.target_names)

@@ -34,11 +34,9 @@ class TwoMoons(Source):
 class Regression(Source):
     """A smooth function of a few inputs among others that do not matter, with noise (Friedman 1991, eq. 61).
 
-    y = 10 sin(pi x1 x2) + 20 (x3 - 1/2)^2 + 10 x4 + 5 x5 + noise, with x uniform on [0, 1]; the best mean squared
-    error is `noise` squared. The target is divided by 5, about its standard deviation.
+    y = 10 sin(pi x1 x2) + 20 (x3 - 1/2)^2 + 10 x4 + 5 x5 + noise, with x uniform on [0, 1]. Its standard deviation is
+    about 5; no prediction has a root mean squared error below `noise`.
     """
-
-    SCALE: ClassVar[float] = 5.0
 
     def __init__(
         self,
@@ -52,7 +50,7 @@ class Regression(Source):
         Args:
             rows: points.
             features: inputs, the five that matter among them.
-            noise: standard deviation of what is added to y, before the division.
+            noise: standard deviation of what is added to y.
             seed: of the draws; the same gives the same data set.
         """
         self.rows, self.features, self.noise, self.seed = rows, max(5, features), noise, seed
@@ -61,7 +59,7 @@ class Regression(Source):
         rng = np.random.default_rng(self.seed)
         x = rng.uniform(size=(self.rows, self.features))
         y = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
-        y = (y + self.noise * rng.standard_normal(self.rows)) / self.SCALE
+        y = y + self.noise * rng.standard_normal(self.rows)
         return Samples(x.astype(np.float32), y.astype(np.float32)[:, None], origin="regression")
 
 
@@ -69,7 +67,7 @@ class Sequence(Source):
     """The two classical tasks that need a memory (Hochreiter and Schmidhuber 1997, 5.4; Arjovsky et al. 2016, 5.1).
 
     adding: [time, 2]: uniform numbers, and a mark at two of them; the target is the sum of the two. Always answering 1
-    has a mean squared error of 1/6 = 0.167.
+    has a root mean squared error of sqrt(1/6) = 0.408.
     copy: `symbols` random symbols, a silence, a signal; the target is silence until the signal, then the symbols.
     Inputs are unit vectors; with K symbols to remember of 8 kinds, guessing them costs K log(8) / time a step.
     """

@@ -1,17 +1,24 @@
 """Image data sets from OpenML, through scikit-learn's loader."""
 
+import fcntl
 import hashlib
+import http.client
 import logging
 import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from downpour.config import ConfigError, PositiveInt
+from downpour.config import ConfigError, PositiveInt, how_to_install
 from downpour.data.samples import Samples, as_images
 from downpour.data.sources.base import Source
 
 log = logging.getLogger(__name__)
+
+UNUSABLE = (ValueError, KeyError, EOFError, zlib.error, http.client.HTTPException)  # OpenMLError is a ValueError
 
 
 class OpenML(Source):
@@ -26,6 +33,7 @@ class OpenML(Source):
         id: PositiveInt,
         shape: list[PositiveInt],
         classes: list[str],
+        rows: PositiveInt | None = None,
         test_from: PositiveInt | None = None,
         cache: str | None = None,
     ):
@@ -34,10 +42,11 @@ class OpenML(Source):
             id: number of the data set on OpenML.
             shape: [channels, height, width] of an image.
             classes: names of the labels.
+            rows: how many there must be, so that a download cut short is noticed; null takes what there is.
             test_from: first row of the data set's own test split; null draws one.
             cache: directory to keep it in; null takes $DOWNPOUR_DATA, or else ~/.cache/downpour.
         """
-        self.id, self.shape, self.classes, self.test_from = id, shape, tuple(classes), test_from
+        self.id, self.shape, self.classes, self.rows, self.test_from = id, shape, tuple(classes), rows, test_from
         place = cache or os.environ.get("DOWNPOUR_DATA") or "~/.cache/downpour"
         self.cache = Path(place).expanduser()
 
@@ -49,41 +58,86 @@ class OpenML(Source):
         file = self.cache / f"openml-{self.id}.npz"
         if not file.exists():
             self._fetch(file)
-        if file.with_suffix(".sha256").read_text().split()[0] != _checksum(file):
+        again = "delete it, to fetch it again"
+        note = file.with_suffix(".sha256")
+        if not note.exists():
             raise ConfigError(
-                "data.source.cache", file, "is damaged (its checksum differs): delete it, to fetch it again"
+                "data.source.cache", file, f"its checksum {note.name} is missing: copy that too, or {again}"
             )
+        if note.read_text().split()[:1] != [_checksum(file)]:
+            raise ConfigError("data.source.cache", file, f"is damaged (its checksum differs): {again}")
         with np.load(file) as kept:
             images, labels = kept["images"], kept["labels"]
-        origin = f"OpenML {self.id}"
-        images = as_images(images, self.shape, origin)
-        test_from = self.test_from if self.test_from is not None and self.test_from < len(images) else None
+        if wrong := self._wrong(images, labels):
+            raise ConfigError("data.source.cache", file, f"{wrong}: {again}")
+        images = as_images(images, self.shape, self.origin)
+        if self.test_from is not None and self.test_from >= len(images):
+            advice = f"{self.origin} has {len(images)} rows; null draws a test split"
+            raise ConfigError("data.source.test_from", self.test_from, advice)
         pixels = images.astype(np.float32)
         pixels /= 255.0
-        return Samples(pixels, labels.astype(np.int64), self.classes, origin, test_from=test_from)
+        return Samples(pixels, labels.astype(np.int64), self.classes, self.origin, test_from=self.test_from)
+
+    @property
+    def origin(self) -> str:
+        """What messages call it."""
+        return f"OpenML {self.id}"
+
+    def _wrong(self, images: np.ndarray, labels: np.ndarray) -> str:
+        """What shows that it is not all there; empty if nothing does."""
+        if self.rows is None or (len(images), len(labels)) == (self.rows, self.rows):
+            return ""
+        return f"{len(images)} images and {len(labels)} labels where data.source.rows={self.rows}"
 
     def _fetch(self, file: Path) -> None:
         try:
             from sklearn.datasets import fetch_openml
         except ImportError:
-            raise ConfigError("data", "openml", "needs scikit-learn: pip install 'downpour[supervised]'") from None
-        log.info("fetching data set %d from OpenML to %s", self.id, file)
+            advice = f"needs scikit-learn, which is not installed; {how_to_install('supervised')}"
+            raise ConfigError("data", "openml", advice) from None
         self.cache.mkdir(parents=True, exist_ok=True)
+        with _turn(file.with_suffix(".lock")):
+            if file.exists():  # another process has been quicker
+                return
+            log.info("fetching data set %d from OpenML to %s", self.id, file)
+            try:
+                found = fetch_openml(
+                    data_id=self.id,
+                    as_frame=False,
+                    data_home=self.cache / "openml",
+                    delay=0.5,
+                    # All are numbers, the labels too. Left alone, scikit-learn 1.9 takes the labels for words, which
+                    # pandas 3 reads as whole numbers: it fails then; and the pixels would be float64.
+                    read_csv_kwargs={"dtype": "float32"},
+                )
+            except OSError as error:  # no network, a refused connection, a server's error
+                raise self._unavailable(f"OpenML cannot be reached ({error})", file) from None
+            except UNUSABLE as error:  # no such data set, a checksum that differs, a file cut short
+                raise self._unavailable(f"what OpenML sends cannot be used ({error})", file) from None
+            images = np.asarray(found.data).astype(np.uint8)
+            labels = np.asarray(found.target).astype(np.int16)
+            if wrong := self._wrong(images, labels):
+                raise self._unavailable(f"OpenML sent {wrong}", file)
+            partial = file.with_suffix(f".{os.getpid()}.npz")
+            np.savez_compressed(partial, images=images, labels=labels)
+            file.with_suffix(".sha256").write_text(f"{_checksum(partial)}  {file.name}\n")
+            os.replace(partial, file)
+
+    def _unavailable(self, reason: str, file: Path) -> ConfigError:
+        copy = f"with a network once, or copy {file.name} and its .sha256 from a machine that has it to {self.cache}"
+        advice = f"it has not been fetched yet and {reason}: run {copy}; data=digits needs none"
+        return ConfigError("data.source.id", self.id, advice)
+
+
+@contextmanager
+def _turn(lock: Path) -> Iterator[None]:
+    """One process after another; the system lets the next one in when a process dies."""
+    with open(lock, "a") as file:
         try:
-            found = fetch_openml(data_id=self.id, as_frame=False, data_home=self.cache / "openml", delay=0.5)
-        except OSError as error:  # no network, a refused connection, a server's error
-            advice = "it has not been fetched yet and OpenML cannot be reached"
-            copy = (
-                f"with a network once, or copy {file.name} and its .sha256 from a machine that has it to {self.cache}"
-            )
-            raise ConfigError(
-                "data.source.id", self.id, f"{advice} ({error}): run {copy}; data=digits needs none"
-            ) from None
-        labels = np.array([int(float(label)) for label in found.target], np.int16)
-        partial = file.with_suffix(".partial.npz")
-        np.savez_compressed(partial, images=np.asarray(found.data).astype(np.uint8), labels=labels)
-        file.with_suffix(".sha256").write_text(f"{_checksum(partial)}  {file.name}\n")
-        os.replace(partial, file)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # some network disks have no locks
+            log.warning("%s cannot be locked (%s)", lock, error.strerror)
+        yield
 
 
 def _checksum(file: Path) -> str:

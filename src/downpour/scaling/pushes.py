@@ -1,0 +1,108 @@
+"""What pushes to parameter servers cost on this machine: the servers, the workers and the messages of `downpour`."""
+
+import json
+import multiprocessing
+import secrets
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from downpour.scaling.link import PATIENCE, end_with_parent, fresh
+from downpour.strategies.board import Board
+from downpour.strategies.link import Link
+from downpour.strategies.parameter_server import ParameterServer, ParameterSet
+from downpour.strategies.transport import listen, serve
+
+WORKERS = (1, 2)  # that the model is fitted to
+UNSEEN = 4  # that it is tried on
+SERVERS = (1, 2)
+SIZES = (4_000, 400_000, 4_000_000)  # bytes
+TENSORS = 8  # of a size, of which each server keeps as many
+REPEATS = 5  # of each measurement, of which the median counts
+BYTES = 40_000_000  # that a worker pushes in a measurement, about
+
+Pushes = list[tuple[int, int, float, float]]
+"""(workers, servers, bytes, seconds between two pushes of all workers together)."""
+
+
+def measure(pushed: int = BYTES) -> Pushes:
+    """Over the loopback, one thread a process, Adam on the servers; each push is answered with the parameters.
+
+    Args:
+        pushed: bytes that a worker pushes in a measurement, within reason.
+    """
+    return [tuple(each) for each in fresh(__name__, (*WORKERS, UNSEEN), SERVERS, SIZES, pushed)]
+
+
+def _measure(workers: Sequence[int], servers: Sequence[int], sizes: Sequence[int], pushed: int) -> Pushes:
+    context = multiprocessing.get_context("fork")
+    token, most = secrets.token_bytes(32), max(workers)
+    listeners = [listen("127.0.0.1", None) for _ in range(max(servers))]
+    addresses = [listener.getsockname() for listener in listeners]
+    together, answers = context.Barrier(most), context.Queue()
+    plan = (workers, servers, sizes, pushed)
+    processes: list[Any] = [
+        context.Process(target=_server, args=(each, token, most), daemon=True) for each in listeners
+    ]
+    for rank in range(most):
+        arguments = (rank, addresses, token, plan, together, answers)
+        processes.append(context.Process(target=_worker, args=arguments, daemon=True))
+    for process in processes:
+        process.start()
+    for each in listeners:
+        each.close()
+    try:
+        return answers.get(timeout=PATIENCE)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _server(listener: Any, token: bytes, workers: int) -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+    optimizer = partial(torch.optim.Adam, lr=1e-6, fused=True)
+    server = ParameterServer(Board(workers, PATIENCE), partial(ParameterSet, make_optimizer=optimizer, bound=None))
+    serve(listener, token, server.serve)
+
+
+def _worker(rank: int, addresses: Any, token: bytes, plan: Any, together: Any, answers: Any) -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
+    workers, servers, sizes, pushed = plan
+    sets = [[torch.ones(size // 4 // TENSORS) for _ in range(TENSORS)] for size in sizes]
+    found: Pushes = []
+    for count in servers:
+        link = Link(addresses[:count], token, rank, PATIENCE)
+        link.divide(sets)
+        if rank == 0:
+            link.create(sets)
+        together.wait()
+        for number, (size, tensors) in enumerate(zip(sizes, sets, strict=True)):
+            count = max(10, min(200, pushed // size))
+            for active in workers:
+                seconds = [_pushes(link, number, tensors, count, rank < active, together) for _ in range(REPEATS + 1)]
+                found.append((active, count, float(size), statistics.median(seconds[1:]) / active))
+    if rank == 0:
+        answers.put(found)
+    together.wait()
+
+
+def _pushes(link: Link, number: int, tensors: list[torch.Tensor], count: int, active: bool, together: Any) -> float:
+    """Seconds a push of each active worker, from when all begin until the last is done."""
+    together.wait()
+    begin = time.perf_counter()
+    for _ in range(count if active else 0):
+        link.push(number, tensors, tensors)
+    together.wait()
+    return (time.perf_counter() - begin) / count
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(*json.loads(sys.argv[1]))))

@@ -1,0 +1,58 @@
+"""What does not go together is told in one message, before anything is built; with what would."""
+
+import pytest
+from tests.training import composed
+
+from downpour import experiment
+from downpour.config import ConfigError
+
+REFUSED = {
+    "env=none": "env=none: data=replay comes from an environment: choose another option of env",
+    "algo=ppo env=none": "env=none: data=rollout comes from an environment",
+    "algo=value_iteration env=none": "env=none: data=model comes from an environment",
+    "algo=dqn data=digits": "data=dataset: DQN learns from data=replay",
+    # callbacks
+    "algo=supervised callbacks=default": "callbacks.evaluation=Evaluation: needs an environment, and env=none: use "
+    "callbacks=classification, regression or generation",
+    "algo=supervised callbacks=early_stop": "callbacks.evaluation=Evaluation: needs an environment",
+    "algo=supervised callbacks=video": "callbacks.evaluation=Evaluation: needs an environment",
+    "algo=supervised callbacks=default env=cartpole": "callbacks.evaluation=Evaluation: is for rules that act in an "
+    "environment, and Supervised is not one: use callbacks=classification, regression or generation",
+    "algo=dqn callbacks=classification": "callbacks.validation=Validation: is for rules that are measured on held-out "
+    "rows of a data set, and DQN is not one: use callbacks=default",
+    "algo=supervised callbacks=generation": "callbacks.samples=Samples: is for rules that make samples",
+    "algo=reinforce callbacks=overestimation": "callbacks.overestimation=Overestimation: is for rules that learn V(x)",
+    "algo=ppo callbacks=value_distance": "callbacks.value_distance=ValueDistance: is for rules that learn V(x)",
+    # optimizers that evaluate the loss themselves
+    "algo=dqn optimizer=lbfgs": "optimizer=LBFGS: evaluates the loss several times a gradient step, DQN does so once: "
+    "use algo=supervised",
+    "algo=gan optimizer=lbfgs": "optimizer=LBFGS: evaluates the loss several times",
+    # precisions of all numbers
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true: is for data sets; where an environment is acted in, "
+    "as DoubleDQN does, use bf16-mixed or 32-true",
+    "algo=ppo trainer.precision=64-true": "trainer.precision=64-true: is for data sets",
+}
+
+
+@pytest.mark.parametrize("typed", REFUSED)
+def test_what_does_not_go_together(typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        experiment.validate(composed(*typed.split()))
+    assert str(caught.value).startswith(REFUSED[typed])
+    assert "\n" not in str(caught.value)
+
+
+ACCEPTED = [
+    "algo=supervised optimizer=lbfgs",
+    "algo=supervised trainer.precision=64-true",
+    "algo=gan trainer.precision=bf16-true",
+    "algo=q_learning callbacks=value_distance env=frozen_lake model=table",
+    "algo=value_iteration env=frozen_lake callbacks=overestimation",
+    "algo=dqn callbacks=video trainer.precision=16-mixed",
+    "algo=ppo callbacks=early_stop gamma=0",
+]
+
+
+@pytest.mark.parametrize("typed", ACCEPTED)
+def test_what_goes_together(typed: str) -> None:
+    experiment.validate(composed(*typed.replace(" gamma=0", " algo.gamma=0").split()))
