@@ -15,6 +15,7 @@ from tests.ranks import furthest, weights
 from tests.strategies.servers import running, tensors
 from tests.strategies.test_downpour import found, process
 from tests.supervised import configuration, train
+from tests.training import composed
 
 from downpour import directory as directories
 from downpour import experiment
@@ -175,6 +176,12 @@ def test_a_worker_that_is_killed_is_missed_by_nobody(commands: Commands) -> None
     assert running.wait().code == 128 + signal.SIGTERM
     last = [row for row in rows(run / "metrics.csv") if row["strategy/updates"]][-1]
     assert float(last["strategy/updates"]) == float(last["train/gradient_steps"]) > 0
+
+
+def test_rules_with_several_optimizers_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = experiment.validate(composed("algo=td3", "env=pendulum", *BACKUPS, "logger=[]", "model.hidden=[8]"))
+    told = "strategy=backup_workers: TD3 has 2 optimizers, here all gradients must be of one: use ddp or downpour"
+    assert [str(error) for error in fit_together(monkeypatch, config, tmp_path)] == [told] * 2
 
 
 def test_what_cannot_be(tmp_path: Path) -> None:

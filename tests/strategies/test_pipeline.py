@@ -1,13 +1,15 @@
 """A network in stages learns what a whole one learns; and what cannot be cut is told."""
 
+import json
 from pathlib import Path
 
 import pytest
-from tests.commands import checkpoint, rows
+from tests.commands import ROOT, checkpoint, rows
 from tests.ranks import furthest, train_together, weights
 from tests.supervised import configuration, train
 from torch import nn
 
+from downpour import evaluate
 from downpour.config import ConfigError
 from downpour.experiment import build_parts, build_strategy
 from downpour.run import Run
@@ -46,6 +48,11 @@ def test_stages_learn_as_the_whole_does(tmp_path: Path) -> None:
     sent = {name: float(rows(tmp_path / name / "metrics.csv")[-2]["strategy/bytes_per_step"]) for name in RUNS}
     # Rank 0 hands on its outputs, and the square of its gradient's norm.
     assert sent == {"gpipe": 4 * 64 * 64 + 4, "1f1b": 4 * 64 * 32 + 4, "images": 4 * 64 * 32}
+
+    assert evaluate.main([f"run={tmp_path / '1f1b'}", "checkpoint=last"], ROOT / "conf" / "eval.yaml") == 0
+    found = json.loads((tmp_path / "1f1b" / "eval.json").read_text())
+    (there,) = (row for row in rows(tmp_path / "1f1b" / "metrics.csv") if row["test/accuracy"])
+    assert found["metrics"]["accuracy"] == pytest.approx(float(there["test/accuracy"]))
 
     stopped = tmp_path / "again" / "1f1b"
     train_together({stopped: (*PIPED, *RUN)}, stop_at=30)

@@ -1,16 +1,19 @@
 """Weights spread over ranks learn what one process learns, whatever the rule; and what cannot be spread is told."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from tests.commands import SMALL, checkpoint, rows
+from tests.commands import ROOT, SMALL, checkpoint, rows
 from tests.ranks import furthest, train_together, weights
 from tests.supervised import configuration, train
 
+from downpour import evaluate
 from downpour.config import ConfigError
 from downpour.experiment import build_parts
 from downpour.networks import MLP, ConvNet, ResNet
@@ -28,6 +31,12 @@ RULES = {
     "td3": (*GAME, "algo=td3", "env=pendulum", "algo.random_steps=64"),
     "gaussian": (*PLAYED, "algo=advantage_actor_critic", "env=pendulum", "model/head=gaussian"),
 }
+
+
+def evaluated(run: Path, *settings: str) -> dict[str, Any]:
+    """What `eval.py` finds on one process."""
+    assert evaluate.main([f"run={run}", "checkpoint=last", *settings], ROOT / "conf" / "eval.yaml") == 0
+    return json.loads((run / "eval.json").read_text())
 
 
 def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
@@ -62,6 +71,11 @@ def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
     sent = float(rows(tmp_path / "whole" / "metrics.csv")[-2]["strategy/bytes_per_step"])
     assert size * 1.5 <= sent < size * 1.5 + 100  # gathered forward and backward, scattered; padded; the norm
 
+    for name in ("whole", "divided"):
+        (there,) = (row for row in rows(tmp_path / name / "metrics.csv") if row["test/accuracy"])
+        assert evaluated(tmp_path / name)["metrics"]["accuracy"] == pytest.approx(float(there["test/accuracy"]))
+    assert len(evaluated(tmp_path / "dqn_spread", "episodes=2")["returns"]) == 2
+
     stopped = {tmp_path / "again" / name: ("trainer=cpu", *runs[name]) for name in ("normalized", "dqn_spread")}
     train_together({**stopped, tmp_path / "again" / "whole": ("trainer=cpu", *runs["whole"])}, stop_at=30)
     assert checkpoint(tmp_path / "again" / "whole")["step"] == 35
@@ -75,9 +89,23 @@ def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
 
 def test_both_at_once_on_four_ranks(tmp_path: Path) -> None:
     run = ("algo.gradient_clip=0.5", "total_gradient_steps=20", "eval_every=20")
-    train_together({tmp_path / "mesh": (*SHAPE, *run, "strategy=fsdp2_tp", "data.batch_size=32")}, ranks=4)
-    train(tmp_path / "one", *SHAPE, *run, "data.batch_size=64")
+    mesh = {tmp_path / "mesh": (*SHAPE, *run, "strategy=fsdp2_tp", "optimizer.momentum=0.5", "data.batch_size=32")}
+    train_together(mesh, ranks=4, stop_at=10)
+    assert checkpoint(tmp_path / "mesh")["step"] == 14
+    train_together(mesh, ranks=4)
+    train(tmp_path / "one", *SHAPE, *run, "optimizer.momentum=0.5", "data.batch_size=64")
     assert furthest(weights(tmp_path / "mesh"), weights(tmp_path / "one")) < 1e-6
+
+
+def test_spread_over_one_process(tmp_path: Path) -> None:
+    run = (*SHAPE, "trainer=cpu", "total_gradient_steps=20", "eval_every=20")
+    train(tmp_path / "one", *run)
+    try:
+        train(tmp_path / "spread", *run, "strategy=fsdp2")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    assert furthest(weights(tmp_path / "spread"), weights(tmp_path / "one")) < 1e-6
 
 
 def test_plans_divide_every_linear_layer() -> None:
