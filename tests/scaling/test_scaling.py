@@ -4,6 +4,7 @@ import csv
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import numpy as np
@@ -160,6 +161,20 @@ def test_an_override_of_a_strategy_goes_to_the_runs_that_have_it(runs: Runs, tmp
 def test_one_process_is_one_process_whatever_the_trainer(runs: Runs, tmp_path: Path) -> None:
     assert main([*TASK, "trainer=ddp_cpu", "devices=2", "turns=1", f"out={tmp_path}"], SETTINGS) == 0
     assert [(given["strategy"], given["trainer.devices"]) for given in runs.given] == [("auto", "1"), ("ddp", "2")]
+
+
+def test_what_was_measured_is_kept_where_the_model_cannot_be_fitted(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise CalledProcessError(1, ["python", "-m", "downpour.scaling.pushes"], stderr="Traceback\nEmpty: no answer\n")
+
+    monkeypatch.setattr(pushes, "measure", fails)
+    assert main([*TASK, "devices=2", "turns=1", f"out={tmp_path}"], SETTINGS) == 0
+    assert len(table(tmp_path)) == 2
+    said = "No cost model: -m downpour.scaling.pushes failed: Empty: no answer"
+    assert said in (tmp_path / "scale.md").read_text()
+    assert (tmp_path / "efficiency.png").exists()
 
 
 def test_no_run_starts_when_the_time_is_over(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
