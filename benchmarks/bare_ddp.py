@@ -1,12 +1,13 @@
 """The limit: the same network, batch and optimizer under Torch's DistributedDataParallel, with no framework at all.
 
-python -m torch.distributed.run --nproc-per-node=2 benchmarks/bare_ddp.py MODEL STEPS
+python -m torch.distributed.run --nproc-per-node=2 benchmarks/bare_ddp.py MODEL
 
-Prints gradient steps a second. Each rank draws batches by index from a data set in memory, as this framework does.
+Prints seconds a gradient step. Each rank draws batches by index from a data set in memory, as this framework does.
 """
 
 import sys
 import time
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,51 +18,58 @@ from torch.nn.parallel import DistributedDataParallel
 from downpour.data.sources import Digits
 from downpour.networks import MLP, ConvNet
 
-BATCH, LR = 64, 5e-4
-# What is measured: model= and its options, and gradient steps.
-MODELS: dict[str, tuple[str, dict[str, list[int]], int]] = {
-    "mlp, 0.02 M weights": ("mlp", {"hidden": [120, 84]}, 4_000),
-    "mlp, 1.3 M weights": ("mlp", {"hidden": [1100, 1100]}, 400),
-    "convnet, 0.15 M weights": ("convnet", {"channels": [32, 64], "hidden": [128]}, 600),
-    "convnet, 1.2 M weights": ("convnet", {"channels": [128, 256], "hidden": [256]}, 100),
+LR = 5e-4
+
+
+class Task(NamedTuple):
+    """What is measured: model= and its options, samples of each process's gradient step, and how many are timed."""
+
+    model: str
+    widths: dict[str, list[int]]
+    batch: int
+    steps: int
+
+
+TASKS = {
+    "mlp, 0.02 M weights, batch 64": Task("mlp", {"hidden": [120, 84]}, 64, 2_000),
+    "mlp, 1.3 M weights, batch 64": Task("mlp", {"hidden": [1100, 1100]}, 64, 150),
+    "convnet, 0.15 M weights, batch 64": Task("convnet", {"channels": [32, 64], "hidden": [128]}, 64, 300),
+    "convnet, 0.15 M weights, batch 512": Task("convnet", {"channels": [32, 64], "hidden": [128]}, 512, 40),
 }
 
 
-def network(name: str) -> torch.nn.Module:
+def network(task: Task) -> torch.nn.Module:
     """As conf/model has it, with these widths."""
-    model, widths, _ = MODELS[name]
     space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
-    options: dict = widths if model == "mlp" else {**widths, "initialization": "he"}
-    return (MLP if model == "mlp" else ConvNet)(space, 10, **options)
+    options: dict = task.widths if task.model == "mlp" else {**task.widths, "initialization": "he"}
+    return (MLP if task.model == "mlp" else ConvNet)(space, 10, **options)
 
 
-def main(name: str, steps: int) -> float:
-    """Gradient steps a second, after a fifth of them."""
-    dist.init_process_group("gloo")
+def step_time(task: Task) -> float:
+    """Seconds a gradient step, after a fifth of them."""
     torch.manual_seed(0)
     samples = Digits().load()
     x, y = torch.from_numpy(samples.inputs[:1258]), torch.from_numpy(samples.targets[:1258])
-    net = DistributedDataParallel(network(name), gradient_as_bucket_view=True)
+    net = DistributedDataParallel(network(task), gradient_as_bucket_view=True)
     optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
     generator = torch.Generator().manual_seed(dist.get_rank())
-    done, begin = 0, 0.0
-    while done < steps + steps // 5:
-        order = torch.randperm(len(x), generator=generator)
-        for index in order.split(BATCH)[:-1]:
-            if done == steps // 5:
+    done, begin, warm = 0, 0.0, task.steps // 5
+    while done < task.steps + warm:
+        for index in torch.randperm(len(x), generator=generator).split(task.batch)[:-1]:
+            if done == warm:
                 begin = time.perf_counter()
             loss = torch.nn.functional.cross_entropy(net(x[index]), y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             done += 1
-    speed = (done - steps // 5) / (time.perf_counter() - begin)
-    if dist.get_rank() == 0:
-        print(speed)
-    dist.destroy_process_group()
-    return speed
+    return (time.perf_counter() - begin) / (done - warm)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1], int(sys.argv[2]))
+    dist.init_process_group("gloo")
+    seconds = step_time(TASKS[sys.argv[1]])
+    if dist.get_rank() == 0:
+        print(seconds)
+    dist.destroy_process_group()

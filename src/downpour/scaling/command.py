@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -107,10 +108,10 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
         _learning(settings, tasks, rows, settings.accuracy)
     parts = [table.markdown(measured), table.legend(settings.scaling, settings.turns)]
     parts += [stale] if (stale := table.staleness(measured)) else []
+    (out / "scale.csv").write_text(table.comma_separated(measured))
     parts += _draw(settings, measured, out)
     text = "\n\n".join(parts)
     (out / "scale.md").write_text(f"`python src/scale.py {' '.join(sys.argv[1:])}`\n\n{text}\n")
-    (out / "scale.csv").write_text(table.comma_separated(measured))
     print(f"{text}\n\nscale: {out}")
     return 0
 
@@ -179,20 +180,21 @@ def _learning(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:
 
 def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
     """Measure the link, fit, draw; returns what to say of the model."""
-    from downpour.scaling import link, model, pictures, pushes
+    from downpour.scaling import model, pictures
 
     said, fitted = [], None
     if rows[0].case.batch:
-        counts = sorted({row.case.devices for row in rows} - {1})
-        unseen = [2 * counts[-1]] if len(counts) == 1 else []
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         _say("measuring all-reduces and pushes, to which the cost model is fitted")
-        times, computing = link.measure([1, *counts, *unseen])
-        machine = model.Machine(cores, times, computing, link.adding_time(), pushes.measure())
-        fitted = model.fit_model(rows, machine)
-        said.append(model.report(fitted, rows, settings.servers))
-        _write(out / "all_reduce.csv", ("ranks", "bytes", "seconds"), times)
-        _write(out / "pushes.csv", ("workers", "servers", "bytes", "seconds"), machine.pushes)
+        try:
+            machine = _machine(sorted({row.case.devices for row in rows} - {1}))
+        except subprocess.CalledProcessError as error:
+            why = (error.stderr or "").strip().rpartition("\n")[2]
+            said.append(f"No cost model: {' '.join(error.cmd[1:3])} failed: {why}")
+        else:
+            fitted = model.fit_model(rows, machine)
+            said.append(model.report(fitted, rows, settings.servers))
+            _write(out / "all_reduce.csv", ("ranks", "bytes", "seconds"), machine.all_reduce)
+            _write(out / "pushes.csv", ("workers", "servers", "bytes", "seconds"), machine.pushes)
     arguments = (settings.scaling, settings.servers, settings.predict)
     pictures.efficiency(rows, fitted, *arguments, out / "efficiency.png")
     pictures.speed_up(rows, out / "speedup.png")
@@ -201,6 +203,16 @@ def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
     if any(row.staleness for row in rows):
         pictures.staleness(rows, out / "staleness.png")
     return said
+
+
+def _machine(counts: list[int]) -> Any:
+    """Measure this machine; of one number of ranks, also the double, on which the fit to that one can be tried."""
+    from downpour.scaling import link, model, pushes
+
+    unseen = [2 * counts[-1]] if len(counts) == 1 else []
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    times, computing = link.measure([1, *counts, *unseen])
+    return model.Machine(cores, times, computing, link.adding_time(), pushes.measure())
 
 
 def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

@@ -46,7 +46,7 @@ def fresh(module: str, *arguments: Any) -> Any:
     """
     command = [sys.executable, "-m", module, json.dumps(arguments)]
     surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    return json.loads(subprocess.run(command, env=surroundings, stdout=subprocess.PIPE, check=True).stdout)
+    return json.loads(subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True).stdout)
 
 
 def _measure(ranks: int, repeats: int) -> tuple[int, list[float], list[float]]:

@@ -1,0 +1,60 @@
+"""`benchmarks/shaped_link.py`: a link that is slow on purpose, and two ranks at its ends."""
+
+import importlib.util
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shaped_link.py"
+
+
+@pytest.fixture(scope="module")
+def shaped_link() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("shaped_link", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_relay_lets_no_packet_arrive_too_early(shaped_link: ModuleType) -> None:
+    """Ten packets of 1 000 bytes at 1 Mbit/s leave 8 ms after one another, in order; each is 30 ms on its way."""
+    pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+    ends = [inner.fileno() for _, inner in pairs]
+    for end in ends:
+        os.set_blocking(end, False)
+    over = threading.Event()
+    carrier = threading.Thread(target=shaped_link._carry, args=(ends, 0.03, 1e6, over))
+    carrier.start()
+    try:
+        (left, _), (right, _) = pairs
+        begin = time.perf_counter()
+        for number in range(10):
+            left.send(bytes([number]) * 1000)
+        arrived = [(right.recv(2000)[0], time.perf_counter() - begin) for _ in range(10)]
+        right.send(b"back")
+        assert left.recv(10) == b"back"
+    finally:
+        over.set()
+        carrier.join()
+        for pair in pairs:
+            for each in pair:
+                each.close()
+    assert [number for number, _ in arrived] == list(range(10))
+    assert all(seconds >= 0.03 + 0.008 * (number + 1) for number, seconds in arrived)
+
+
+@pytest.mark.slow
+def test_two_ranks_over_a_slow_link_take_what_the_model_says(shaped_link: ModuleType) -> None:
+    """20 ms and 50 Mbit/s each way: a gradient step takes some 0.3 s, nearly all of it on the link."""
+    try:
+        found = shaped_link.measure(0.02, 50e6, 20)
+    except shaped_link.NotAllowed as error:
+        pytest.skip(f"this machine makes no shaped link: {error}")
+    assert found["link"].alpha > 0.02 and found["link"].beta > 8 / 50e6  # nothing is faster than the link
+    assert found["predicted"] == pytest.approx(found["measured"], rel=0.2)
