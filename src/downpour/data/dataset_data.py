@@ -69,7 +69,7 @@ class DatasetData(Stream):
             augmentation: random changes to the training rows, drawn anew each time.
             on_device: keep all of it on the device that computes; False sends each round there.
             loader: `memory` reads all of it first; `workers` leaves it where the source has it and reads what each
-                round needs. The rounds are the same, bit for bit.
+                round needs. The rounds are the same, bit for bit, unless they are augmented on a GPU.
             workers: processes that read; 0 reads in this one.
 
         Raises:
