@@ -134,7 +134,7 @@ def test_the_gradients_reach_the_right_network_only() -> None:
 
 
 def test_looking_at_a_critic_leaves_it_as_it_was() -> None:
-    """A weight that learns goes on learning, one that was frozen stays frozen; the actor of TD3 asks one critic only."""
+    """A weight that learns goes on learning, one that was frozen stays frozen; TD3 asks the first critic only."""
     rule, batch = make(TD3), transitions()
     frozen = next(rule.critics[0].parameters()).requires_grad_(False)
     for p in rule.critics[1].parameters():
