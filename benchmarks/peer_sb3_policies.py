@@ -1,4 +1,4 @@
-"""The peer: Stable-Baselines3's PPO, DDPG or TD3 with the hyperparameters of `policies.py`.
+"""The peer: Stable-Baselines3's PPO, DDPG, TD3 or SAC with the hyperparameters of `policies.py`.
 
 python benchmarks/peer_sb3_policies.py ppo 40000
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import policies as bench
 import torch
-from stable_baselines3 import DDPG, PPO, TD3
+from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -42,7 +42,7 @@ def model(name: str) -> Any:
             device="cpu",
             seed=0,
         )
-    kind: Any = {"ddpg": DDPG, "td3": TD3}[name]
+    kind: Any = {"ddpg": DDPG, "td3": TD3, "sac": SAC}[name]
     return kind(
         "MlpPolicy",
         make_vec_env("Pendulum-v1", n_envs=bench.ENVS, seed=0),

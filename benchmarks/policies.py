@@ -1,18 +1,19 @@
-"""Environment steps a second of PPO, DDPG and TD3: this framework and Stable-Baselines3, in turn, the same settings.
+"""Environment steps a second of PPO, DDPG, TD3 and SAC: this framework and Stable-Baselines3, in turn, same settings.
 
-python benchmarks/policies.py 3
+python benchmarks/policies.py 5
 """
 
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from speed import HERE, rate, run
 
 PPO_ENVS, PPO_STEPS, PPO_EPOCHS, PPO_MINIBATCHES, PPO_LR, PPO_HIDDEN = 8, 128, 10, 4, 3e-4, (64, 64)
 ENVS, ROUND_STEPS, BATCH, LR, HIDDEN = 4, 8, 256, 1e-3, (256, 256)
-WARMUP = 1_024
+WARMUP = 256
 CONTROL = [
     "env=pendulum",
     f"data.num_envs={ENVS}",
@@ -26,7 +27,7 @@ CONTROL = [
 ]
 OURS: dict[str, tuple[int, list[str]]] = {  # steps, overrides
     "ppo": (
-        60_000,
+        40_960,
         [
             "algo=ppo",
             "env=cartpole",
@@ -40,9 +41,13 @@ OURS: dict[str, tuple[int, list[str]]] = {  # steps, overrides
             "callbacks.recorder.every=4096",
         ],
     ),
-    "ddpg": (4_000, ["algo=actor_critic", *CONTROL]),
-    "td3": (4_000, ["algo=td3", *CONTROL]),
+    "ddpg": (1_280, ["algo=actor_critic", *CONTROL]),
+    "td3": (1_280, ["algo=td3", *CONTROL]),
+    "sac": (1_280, ["algo=sac", *CONTROL]),
 }
+# Products of a batch with a hidden layer's weights in one update, which is one environment step: a network's forward
+# pass has one, its gradient two more, and a critic through which the actor's gradient only passes one more.
+PRODUCTS = {"ddpg": 10.0, "td3": 11.5, "sac": 16.0}
 
 
 def downpour(name: str, shares: dict[str, list[float]]) -> float:
@@ -52,6 +57,20 @@ def downpour(name: str, shares: dict[str, list[float]]) -> float:
     with tempfile.TemporaryDirectory() as directory:
         run([str(HERE.parent / "src" / "train.py"), *overrides, *length, f"hydra.run.dir={directory}/run"])
         return rate(Path(directory) / "run" / "timing.csv", 2 * WARMUP, shares)
+
+
+def product_seconds() -> float:
+    """What the library takes for one of them, at best: no update in float32 can be faster than all of its."""
+    import torch
+
+    torch.set_num_threads(1)
+    batch, weights = torch.randn(BATCH, HIDDEN[0]), torch.randn(*HIDDEN)
+    times = []
+    for _ in range(2_000):
+        begin = time.perf_counter()
+        torch.mm(batch, weights)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def main(turns: int) -> str:
@@ -74,8 +93,11 @@ def main(turns: int) -> str:
         lines.append(f"| {name} | {numbers} | " + " | ".join(f"{ratio:.2f}" for ratio in spread) + " |")
         parts = ", ".join(f"{part} {100 * statistics.median(values):.0f} %" for part, values in shares.items())
         notes.append(f"Where its time goes with {name}: {parts}.")
+        if name in PRODUCTS:
+            least, step = 1e3 * PRODUCTS[name] * product_seconds(), 1e3 / statistics.median(ours)
+            notes.append(f"{PRODUCTS[name]:g} matrix products take {least:.2f} ms of the {step:.2f} ms of its update.")
     return "\n".join([*lines, "", *notes])
 
 
 if __name__ == "__main__":
-    print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 3))
+    print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 5))
