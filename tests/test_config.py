@@ -60,7 +60,7 @@ def complaint(config: dict[str, Any]) -> str:
         ("eval_episodes", 0, "greater than or equal to 1"),
         ("resume", 5, "string"),
         ("algo.gamma", 1.5, "less than or equal to 1"),
-        ("algo.gamma", 0, "greater than 0"),
+        ("algo.gamma", -0.1, "greater than or equal to 0"),
         ("algo.gamma", float("nan"), "nan"),
         ("algo.gamma", "high", "number"),
         ("algo.gamma", [0.9], "number"),
