@@ -13,7 +13,7 @@ from downpour import experiment
 from downpour.composition import composed
 from downpour.config import ConfigError, build
 from downpour.scaling import variants
-from downpour.strategies.asynchronous import Asynchronous
+from downpour.strategies import Parallelism
 
 DOOR = Path(__file__).resolve().parents[2] / "train.py"
 SEGMENTS = 6  # rows of timing.csv; the first is left out
@@ -107,7 +107,8 @@ def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
     hardware = build(config["trainer"])
     strategy = experiment.build_strategy(config, hardware)
     copies = hardware.world_size // getattr(strategy, "ranks_per_replica", 1)
-    return (1 if isinstance(strategy, Asynchronous) else copies), copies, getattr(strategy, "servers", 0)
+    in_step = strategy.in_step(hardware.world_size) if isinstance(strategy, Parallelism) else copies
+    return in_step, copies, getattr(strategy, "servers", 0)
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:
