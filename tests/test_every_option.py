@@ -34,6 +34,7 @@ WITH = {
     "algo=td3": "env=pendulum",
     "algo=double_q_learning": "env=frozen_lake model=table optimizer=sgd",
     "algo=value_iteration": "env=frozen_lake",
+    "algo=policy_evaluation": "env=frozen_lake",
     "algo=policy_iteration": "env=frozen_lake",
     "algo=td_prediction": "env=random_walk model=table",
     "algo/distribution=*": "algo=dqn",
@@ -55,11 +56,15 @@ WITH = {
     "env=atari": "model=nature_cnn model.hidden=[16]",
     "env=continuous_bandit": "algo=reinforce",
     "env=contextual_bandit": "algo=reinforce",
+    "env=half_cheetah": "algo=sac",
+    "env=inverted_pendulum": "algo=sac",
+    "env=mdp": "algo=value_iteration",
     "env=maximization_bias": "algo=q_learning model=table optimizer=sgd",
     "env=minatar": "model=minatar_cnn",
     "env=mountain_car": "env.max_episode_steps=20",
     "env=none": "algo=supervised",
     "env=pendulum": "algo=sac",
+    "experiment=ppo_inverted_pendulum": "algo.minibatches=2",
     "experiment/scale=atari": "model.hidden=[16]",
     "experiment/without=*": "experiment=rainbow_ablation",
     "length=gradient_steps": "algo=supervised",
@@ -68,6 +73,7 @@ WITH = {
     "model=basis": "env=mountain_car algo=q_learning env.max_episode_steps=20",
     "model=tiles": "env=mountain_car algo=q_learning env.max_episode_steps=20",
     "model=convnet": "algo=supervised",
+    "model=features": "env=two_states algo=q_learning optimizer=sgd",
     "model=resnet": "algo=supervised model.channels=[4]",
     "model=gru": "algo=supervised data=sequence data.source.rows=200",
     "model=lstm": "algo=supervised data=sequence data.source.rows=200",
@@ -132,6 +138,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.save(tmp_path / "inputs.npy", rng.normal(size=(60, 3)).astype(np.float32))
     np.save(tmp_path / "targets.npy", np.arange(60) % 2)
     (tmp_path / "table.csv").write_text("a,b,kind\n" + "".join(f"{i},{i % 7},{'xy'[i % 2]}\n" for i in range(60)))
+    process = {"transition": np.full((2, 1, 2), 0.5), "reward": np.ones((2, 1))}
+    np.savez(tmp_path / "mdp.npz", **process)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

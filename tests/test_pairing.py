@@ -21,8 +21,6 @@ REFUSED = {
     "algo=dqn callbacks=classification": "callbacks.validation=Validation: is for rules that are measured on held-out "
     "rows of a data set, and DQN is not one: use callbacks=default",
     "algo=supervised callbacks=generation": "callbacks.samples=Samples: is for rules that make samples",
-    "algo=reinforce callbacks=overestimation": "callbacks.overestimation=Overestimation: is for rules that learn V(x)",
-    "algo=ppo callbacks=value_distance": "callbacks.value_distance=ValueDistance: is for rules that learn V(x)",
     # optimizers that evaluate the loss themselves
     "algo=dqn optimizer=lbfgs": "optimizer=LBFGS: evaluates the loss several times a gradient step, DQN does so once: "
     "use algo=supervised",

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,10 +96,23 @@ def test_every_kind_of_state(commands: Commands, kind: str) -> None:
     assert_same(commands.folder / "run", commands.folder / "straight")
 
 
+def take_time() -> None:
+    """Each round takes so long that a signal meets the run on its way, however fast the machine is."""
+    from downpour.data.collector import Collector
+
+    collect = Collector.collect
+
+    def slowly(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.03)
+        return collect(*args, **kwargs)
+
+    Collector.collect = slowly  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_stopped_by_a_signal(commands: Commands, finished_run: Path, number: signal.Signals) -> None:
     run = commands.folder / "run"
-    running = commands.start(*SMALL, "hydra.run.dir=run")
+    running = commands.start(*SMALL, "hydra.run.dir=run", sabotage=take_time)
     running.wait_until(lambda: len((run / "metrics.csv").read_text()) > 300 if (run / "metrics.csv").exists() else 0)
     running.kill(number)
     ended = running.wait()
@@ -118,7 +133,7 @@ def test_stopped_by_a_signal(commands: Commands, finished_run: Path, number: sig
 
 def test_ctrl_c_twice_ends_at_once(commands: Commands) -> None:
     steps = commands.folder / "steps"
-    slow = ("env.id=tests.slow:Slow-v0", "data.round_steps=1000")
+    slow = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000")
     running = commands.start(*SMALL, "hydra.run.dir=run", *slow, environment={"SLOW_STEPS": str(steps)})
     running.wait_until(lambda: running.catches(signal.SIGHUP) and size(steps))  # a round is under way
     running.kill(signal.SIGINT)

@@ -21,7 +21,7 @@ def test_permuted_hidden_units_are_the_same_minimum(tmp_path: Path, normalizatio
     algorithm, data, _ = experiment.build_parts(config, run)
     algorithm.load_state_dict(read(tmp_path / "checkpoints" / "last.ckpt")["state_dict"])
     algorithm.double()
-    data.inputs = data.inputs.double()
+    data.inputs, data._dtype = data.inputs.double(), torch.float64
     before = algorithm.evaluate(data.split("test"))
     theta = [p.detach().clone() for p in algorithm.network.parameters()]
     permute(algorithm.network, torch.randperm(8, generator=torch.Generator().manual_seed(1)))

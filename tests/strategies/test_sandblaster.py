@@ -195,7 +195,9 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         configuration(tmp_path, "algo=supervised", "strategy=sandblaster")
     with pytest.raises(ConfigError, match="optimizer=LBFGS: evaluates the loss several times a step"):
         configuration(tmp_path, "algo=supervised", "strategy=downpour", "optimizer=lbfgs")
-    with pytest.raises(ConfigError, match="strategy=sandblaster: DoubleDQN has no batch to divide"):
+    with pytest.raises(
+        ConfigError, match="optimizer=LBFGS: evaluates the loss several times a gradient step, DoubleDQN"
+    ):
         configuration(tmp_path, "algo=double_dqn", "strategy=sandblaster", "optimizer=lbfgs")
     options = ("algo=supervised", "strategy=sandblaster", "optimizer=lbfgs", "model.normalization=batch")
     config = configuration(tmp_path, *options)

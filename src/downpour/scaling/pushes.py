@@ -85,9 +85,9 @@ def _worker(rank: int, addresses: Any, token: bytes, plan: Any, together: Any, a
             link.create(sets)
         together.wait()
         for number, (size, tensors) in enumerate(zip(sizes, sets, strict=True)):
-            count = max(10, min(200, pushed // size))
+            repeats = max(10, min(200, pushed // size))
             for active in workers:
-                seconds = [_pushes(link, number, tensors, count, rank < active, together) for _ in range(REPEATS + 1)]
+                seconds = [_pushes(link, number, tensors, repeats, rank < active, together) for _ in range(REPEATS + 1)]
                 found.append((active, count, float(size), statistics.median(seconds[1:]) / active))
     if rank == 0:
         answers.put(found)
