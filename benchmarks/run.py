@@ -14,6 +14,7 @@ BENCHMARKS = {  # name: what is measured, turns or seeds
     "parameter_server": ("pushes a second to a parameter server, beside a bare loop", 5),
     "pixels": ("environment steps a second on MinAtar and Atari, beside a bare loop and Stable-Baselines3", 3),
     "policies": ("environment steps a second of PPO, DDPG and TD3, beside Stable-Baselines3", 3),
+    "shaped_link": ("two processes over a slow link between two network namespaces, beside the cost model", 1),
     "replay": ("memory, draws and checkpoints of a ring of a million Atari steps", 5),
     "supervised": ("images a second on the digits, beside a bare loop and Lightning with a DataLoader", 5),
     "two_peaks": ("one Gaussian and a mixture of two where the reward has two peaks, over seeds", 10),

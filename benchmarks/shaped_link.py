@@ -39,6 +39,8 @@ ADDRESSES = ("10.213.7.1", "10.213.7.2")
 PORT = 29_517
 SIZES = (4_000, 40_000, 400_000, 1_200_000)  # bytes of the all-reduces that alpha and beta are fitted to
 REPEATS = 5
+LINKS = "20:50,5:200"  # milliseconds:Mbit/s
+STEPS = 40  # gradient steps of the two ranks
 TASK = ["algo=supervised", "data.batch_size=256", "data.updates=5", "model.hidden=[512,512]", "logger=[]"]
 WEIGHTS = 64 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
 PATIENCE = 300  # seconds until a command that does not end is given up
@@ -225,11 +227,11 @@ def measure(delay: float, rate: float, steps: int) -> dict[str, Any]:
     return {"how": how, "link": link, "one": one, "two": two, "measured": one / two, "predicted": one / predicted}
 
 
-def main(links: str, steps: int) -> str:
-    """Measure every link; return the table."""
+def main(turns: int, links: str = LINKS, steps: int = STEPS) -> str:
+    """Measure every link so often; return the table."""
     lines = ["| link | alpha, ms | beta, ns | one process, ms a step | two, ms | E_2 | model | model : measured |"]
     lines.append("|---|---|---|---|---|---|---|---|")
-    for each in links.split(","):
+    for each in links.split(",") * turns:
         delay, rate = map(float, each.split(":"))
         found = measure(1e-3 * delay, 1e6 * rate, steps)
         link, how = found["link"], found["how"]
@@ -244,14 +246,14 @@ def main(links: str, steps: int) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--links", default="20:50,5:200", help="milliseconds:Mbit/s, with commas between")
-    parser.add_argument("--steps", type=int, default=40, help="gradient steps of the two ranks")
+    parser.add_argument("--links", default=LINKS, help="milliseconds:Mbit/s, with commas between")
+    parser.add_argument("--steps", type=int, default=STEPS, help="gradient steps of the two ranks")
     parser.add_argument("--rank", type=int, help=argparse.SUPPRESS)  # of the all-reduces
     options = parser.parse_args()
     if options.rank is not None:
         all_reduce_rank(options.rank)
         sys.exit()
     try:
-        print(main(options.links, options.steps))
+        print(main(1, options.links, options.steps))
     except NotAllowed as error:
         print(f"skipped: this machine makes no shaped link: {error}")
