@@ -20,10 +20,15 @@ from speed import HERE, OVERRIDES
 WARMUP = 1_000
 STEPS = {"cartpole": 24_000, "minatar": 10_000, "atari": 10_000, "atari-bf16": 10_000, "convnet": 6_000}
 NEEDS = {"minatar": "minatar", "atari": "ale_py", "atari-bf16": "ale_py"}
-ATARI = ["experiment=minatar_breakout", "experiment/scale=atari", "data.capacity=20000", f"data.warmup={WARMUP}"]
+ATARI = [
+    "experiment=minatar_breakout",
+    "experiment/scale=atari",
+    "data.capacity=20000",
+    f"data.learning_starts={WARMUP}",
+]
 OPTIONS = {
     "cartpole": [o for o in OVERRIDES if o.partition("=")[0] not in ("total_env_steps", "eval_every", "eval_episodes")],
-    "minatar": ["experiment=minatar_breakout", "data.capacity=20000", f"data.warmup={WARMUP}"],
+    "minatar": ["experiment=minatar_breakout", "data.capacity=20000", f"data.learning_starts={WARMUP}"],
     "atari": ATARI,
     "atari-bf16": [*ATARI, "trainer.precision=bf16-mixed"],
     "convnet": ["algo=supervised", "model=convnet"],

@@ -25,7 +25,11 @@ def downpour(scale: str, *more: str) -> float:
     """One training run from the command line, without its evaluation; the steps after the warm-up."""
     steps, warmup = STEPS[scale], WARMUP[scale]
     options = [f"experiment/scale={scale}", f"total_env_steps={steps}", f"eval_every={steps}", "eval_episodes=1"]
-    options += ["callbacks.evaluation.max_episode_steps=10", "callbacks.recorder.every=200", f"data.warmup={warmup}"]
+    options += [
+        "callbacks.evaluation.max_episode_steps=10",
+        "callbacks.recorder.every=200",
+        f"data.learning_starts={warmup}",
+    ]
     options += [f"trainer.threads={THREADS[scale]}", "data.capacity=50000", *more]
     with tempfile.TemporaryDirectory() as directory:
         run(

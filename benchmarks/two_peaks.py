@@ -23,7 +23,7 @@ SETTINGS = [
     "algo=reinforce",
     "env=continuous_bandit",
     "data.num_envs=64",
-    "data.episodes_each=2",
+    "data.episodes_per_env=2",
     "optimizer.lr=3e-3",
     "total_env_steps=60_000",
     "eval_every=60_000",
@@ -49,8 +49,8 @@ def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
         shutil.rmtree(directory, ignore_errors=True)  # one that was broken off
         command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS, *HEADS[head]]
         subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
-    world = Gymnasium(id="downpour/ContinuousBandit-v0")
-    spaces = {"observation_space": world.observation_space, "action_space": world.action_space}
+    environment = Gymnasium(id="downpour/ContinuousBandit-v0")
+    spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     rule: Any = build_algorithm(yaml.safe_load((directory / "config.yaml").read_text()), spaces)
     rule.load_state_dict(torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     with torch.no_grad():

@@ -78,6 +78,6 @@ def weights(run: Path) -> dict[str, Tensor]:
 
 
 def furthest(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The greatest difference between two sets of weights."""
+    """The largest difference between two sets of weights."""
     assert one.keys() == other.keys()
     return max(float((value.cpu() - other[name].cpu()).abs().max()) for name, value in one.items())

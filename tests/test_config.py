@@ -80,7 +80,7 @@ def complaint(config: dict[str, Any]) -> str:
         ("algo.epsilon.end", -0.1, "greater than or equal to 0"),
         ("data.num_envs", 0, "greater than or equal to 1"),
         ("data.num_envs", "8x", "integer"),
-        ("data.warmup", -1, "greater than or equal to 0"),
+        ("data.learning_starts", -1, "greater than or equal to 0"),
         ("data.storage", "tape", "'memory' or 'disk'"),
         ("data.replay", 7, "boolean"),
         ("data.priority_exponent", 0, "greater than 0"),
@@ -358,7 +358,7 @@ def test_build_hands_in_what_is_available(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_build_goes_into_nodes_lists_and_dictionaries() -> None:
-    schedule = {"_target_": "downpour.schedules.Linear", "start": 1, "end": 0, "steps": 2}
+    schedule = {"_target_": "downpour.exploration.Linear", "start": 1, "end": 0, "steps": 2}
     node = {"_target_": "downpour.environments.Gymnasium", "id": "CartPole-v1", "kwargs": {"sutton_barto_reward": True}}
     assert build(node).kwargs == {"sutton_barto_reward": True}
     layers = {

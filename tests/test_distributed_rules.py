@@ -15,7 +15,7 @@ from downpour.config import build
 
 SHORT = ("trainer=ddp_cpu", "logger=[]", "total_env_steps=256", "eval_every=256", "eval_episodes=2")
 TABLE = ("env=frozen_lake", "model=table", "model.initial=1", "optimizer=sgd", "data.num_envs=4")
-CONTROL = ("env=pendulum", "model.hidden=[8]", "data.warmup=64", "data.batch_size=16", "data.updates=4")
+CONTROL = ("env=pendulum", "model.hidden=[8]", "data.learning_starts=64", "data.batch_size=16", "data.updates=4")
 RULES: dict[str, tuple[str, ...]] = {
     "q_learning": (*TABLE, "algo.step_size=visits"),
     "double_q_learning": TABLE,

@@ -44,7 +44,7 @@ def train(directory: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(tmp_path_factory.mktemp("eval") / "run", "env.vectorization=sync", "data.warmup=100")
+    return train(tmp_path_factory.mktemp("eval") / "run", "env.vectorization=sync", "data.learning_starts=100")
 
 
 @pytest.fixture
@@ -263,7 +263,11 @@ def test_pictures() -> None:
 
 def test_filming_leaves_the_run_as_it_is(trained: Path, tmp_path: Path) -> None:
     filmed = train(
-        tmp_path / "run", "env.vectorization=sync", "data.warmup=100", "callbacks=video", "callbacks.video.every=3"
+        tmp_path / "run",
+        "env.vectorization=sync",
+        "data.learning_starts=100",
+        "callbacks=video",
+        "callbacks.video.every=3",
     )
     for name in ("metrics.csv", "episodes.csv"):
         assert (filmed / name).read_text() == (trained / name).read_text()

@@ -95,7 +95,7 @@ SHORT: dict[str, Any] = {
     "data.round_steps": 8,
     "data.updates": 2,
     "data.batch_size": 2,
-    "data.warmup": 16,
+    "data.learning_starts": 16,
     "data.capacity": 200,
     "callbacks.evaluation.num_envs": 1,
     "callbacks.evaluation.max_episode_steps": 10,

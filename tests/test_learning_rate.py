@@ -12,7 +12,7 @@ from downpour.learning_rate import Linear
 
 SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=[]")
 KINDS = {
-    "dqn": ("algo=dqn", "data.warmup=64"),
+    "dqn": ("algo=dqn", "data.learning_starts=64"),
     "online": ("algo=q_learning", "data.num_envs=4", "data.batch_size=2", "optimizer=sgd", "optimizer.lr=1e-3"),
     "a2c": ("algo=advantage_actor_critic", "data.num_envs=3"),
     "ppo": ("algo=ppo", "algo.epochs=3"),

@@ -168,7 +168,7 @@ def rates(schedule: learning_rate.Constant, steps: int) -> list[float]:
     return seen
 
 
-def test_schedules() -> None:
+def test_exploration() -> None:
     assert rates(learning_rate.Constant(), 3) == pytest.approx([0.5] * 3)
     assert rates(learning_rate.Constant(warmup=4), 6) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
     assert rates(learning_rate.Constant(4, scale_with="ranks"), 2) == pytest.approx([2.0, 2.0])

@@ -34,6 +34,8 @@ def test_a_rule_with_two_networks(tmp_path: Path, precision: str) -> None:
 def test_in_an_environment(tmp_path: Path, algo: str, precision: str) -> None:
     options = ("env=pendulum",) if algo == "sac" else ()
     lengths = ("total_env_steps=512", "eval_every=256", "model.hidden=[16]", f"trainer.precision={precision}")
-    training.train(tmp_path, f"algo={algo}", *options, *lengths, *(("data.warmup=64",) if algo != "ppo" else ()))
+    training.train(
+        tmp_path, f"algo={algo}", *options, *lengths, *(("data.learning_starts=64",) if algo != "ppo" else ())
+    )
     assert checkpoint(tmp_path)["gradient_steps"] > 0
     assert len([row for row in rows(tmp_path / "metrics.csv") if row["eval/return_mean"]]) == 2

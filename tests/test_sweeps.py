@@ -20,7 +20,7 @@ from downpour.config import ConfigError
 from downpour.failures import Failed
 
 ROOT = Path(__file__).parents[1]
-SHORT = ["total_env_steps=128", "eval_every=64", "eval_episodes=1", "data.warmup=64"]
+SHORT = ["total_env_steps=128", "eval_every=64", "eval_episodes=1", "data.learning_starts=64"]
 DOUBLE_DQN = yaml.safe_load((ROOT / "sweeps/double_dqn.yaml").read_text())
 
 

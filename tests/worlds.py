@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch import nn
 
+from downpour.exploration import Linear
 from downpour.networks import Table
 from downpour.run import Run
-from downpour.schedules import Linear
 
 CONF = Path(__file__).parents[1] / "conf"
 

@@ -67,7 +67,7 @@ ALL_REDUCE: dict[str, Callable[[Link, int, float], float]] = {
 def slowest(compute: float, ranks: int, straggle: float) -> float:
     """Mean time until the last of the ranks has its gradient, if each takes compute (1 + straggle X), X ~ Exp(1).
 
-    The greatest of p such X is H_p = 1 + 1/2 + ... + 1/p in the mean: waiting grows with the logarithm of the ranks.
+    The largest of p such X is H_p = 1 + 1/2 + ... + 1/p on average: waiting grows with the logarithm of the ranks.
     """
     harmonic = sum(1 / k for k in range(1, ranks + 1))
     return compute * (1 + straggle * harmonic)
@@ -90,7 +90,7 @@ class Asynchronous:
 
     @property
     def mean_staleness(self) -> float:
-        """Updates by others between a worker's fetch and the arrival of its gradient, in the mean."""
+        """Updates by others between a worker's fetch and the arrival of its gradient, on average."""
         return sum(s * count for s, count in self.staleness.items()) / sum(self.staleness.values())
 
 

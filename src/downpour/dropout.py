@@ -1,8 +1,8 @@
 """What a network trained with dropout says when it is used: three answers to one question.
 
 Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
-E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the chance to be kept (what `eval()` does; Torch
-scales up in training instead) is ad hoc: it exchanges the mean and the nonlinearity, and is exact only where the
+E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the probability of being kept (what `eval()` does;
+Torch scales up in training instead) is ad hoc: it exchanges the mean and the nonlinearity, and is exact only where the
 network is linear behind the masks.
 """
 

@@ -92,9 +92,9 @@ def evaluate(settings: Settings, out: Path) -> str:
     config = directories.read_config(directory, "run")
     torch.set_num_threads(config["trainer"].get("threads") or torch.get_num_threads())
     if config.get("env"):
-        from downpour.played import measure
+        from downpour.evaluate_policy import measure
     else:
-        from downpour.held_out import measure
+        from downpour.evaluate_test_split import measure
     found, text = measure(settings, directory, config, out)
     about = {"run": str(directory.resolve()), **found}
     about |= {"git_commit": directories.git_commit(), "versions": directories.versions()}

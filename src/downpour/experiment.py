@@ -36,7 +36,7 @@ from downpour.directory import read_config
 from downpour.learning_rate import follow
 from downpour.loggers import RunFiles
 from downpour.pairing import check_pairing
-from downpour.run import Made, Purpose, Run, process
+from downpour.run import Purpose, Run, StepCounts, process
 from downpour.strategies import DataParallel, Parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
@@ -166,7 +166,7 @@ def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, An
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
-    algorithm = build_algorithm(config, data.spaces, run.in_step)
+    algorithm = build_algorithm(config, data.spaces, run.synchronous_replicas)
     seed_all(int(run.seed_sequence(Purpose.GLOBAL).generate_state(1)[0]))
     return algorithm, data, environment
 
@@ -300,8 +300,8 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
         rank=rank,
         world_size=world_size or 1,
         ranks_per_replica=getattr(strategy, "ranks_per_replica", 1),
-        apart=link is not None,
-        others=link.others if link else Made(),
+        asynchronous=link is not None,
+        others=link.others if link else StepCounts(),
     )
     algorithm, data, environment = build_parts(config, run)
     prepare(algorithm, config)

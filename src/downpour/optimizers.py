@@ -42,7 +42,7 @@ class RMSprop(Optimizer):
             alpha: rho of the lecture, the memory of the square of the gradient.
             eps: delta of the lecture.
             eps_inside: add it to r, inside the root; False adds it to the root.
-            centered: divide by the deviation of the gradient, not by its root mean square.
+            centered: divide by the standard deviation of the gradient, not by its root mean square.
             momentum: part of the last step that is taken again.
         """
         defaults = {"lr": lr, "alpha": alpha, "eps": eps, "eps_inside": eps_inside}

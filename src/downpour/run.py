@@ -29,7 +29,7 @@ class Purpose(IntEnum):
 
 
 @dataclass
-class Made:
+class StepCounts:
     """Steps that some ranks have made, as far as is known here: of their streams, and of their optimizers."""
 
     steps: int = 0
@@ -48,7 +48,7 @@ class Run:
         eval_episodes: episodes of one evaluation.
         rank, world_size: this process among those of the run.
         ranks_per_replica: neighbouring ranks that hold one copy of the weights between them, and see the same.
-        apart: whether each rank goes at its own pace.
+        asynchronous: whether each rank goes at its own pace.
         others: if so, what the others have made.
     """
 
@@ -60,8 +60,8 @@ class Run:
     rank: int = 0
     world_size: int = 1
     ranks_per_replica: int = 1
-    apart: bool = False
-    others: Made = field(default_factory=Made)
+    asynchronous: bool = False
+    others: StepCounts = field(default_factory=StepCounts)
 
     @property
     def replica(self) -> int:
@@ -74,12 +74,12 @@ class Run:
         return self.world_size // self.ranks_per_replica
 
     @property
-    def in_step(self) -> int:
+    def synchronous_replicas(self) -> int:
         """Of these, those that make each step together with this one."""
-        return 1 if self.apart else self.replicas
+        return 1 if self.asynchronous else self.replicas
 
     @property
-    def speaks(self) -> bool:
+    def is_replica_leader(self) -> bool:
         """Whether this rank records what its copy of the weights has seen."""
         return self.rank % self.ranks_per_replica == 0
 

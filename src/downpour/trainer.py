@@ -125,8 +125,8 @@ def make_trainer(
     try:
         trainer = Trainer(
             accelerator=hardware.accelerator,
-            devices=1 if run.apart else hardware.devices,
-            num_nodes=1 if run.apart else hardware.nodes,
+            devices=1 if run.asynchronous else hardware.devices,
+            num_nodes=1 if run.asynchronous else hardware.nodes,
             strategy=strategy,
             plugins=[WholeFile(), precision] if precision else [WholeFile()],
             precision=None if precision else hardware.precision,

@@ -97,7 +97,7 @@ def test_ddpg_losses_are_torchrls() -> None:
 
 
 def test_td3_losses_are_torchrls(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule, batch = make(TD3, smoothing=0.3, smoothing_clip=0.4), transitions()
+    rule, batch = make(TD3, target_noise=0.3, target_noise_clip=0.4), transitions()
     rule.scale, rule.centre = torch.ones(2) * 2, torch.zeros(2)
     actor = TensorDictModule(Actor(copy.deepcopy(rule.actor)), in_keys=["observation"], out_keys=["action"])
     critics = [
@@ -192,7 +192,7 @@ def test_the_ornstein_uhlenbeck_path() -> None:
     np.testing.assert_array_equal(other.draw((500, 1), rng), expected)
 
 
-SMALL = ("env=pendulum", "data.warmup=100", "data.batch_size=32", "data.updates=4", "model.hidden=[16]")
+SMALL = ("env=pendulum", "data.learning_starts=100", "data.batch_size=32", "data.updates=4", "model.hidden=[16]")
 NOISE = ("algo/noise=ornstein_uhlenbeck", "algo.random_steps=150")
 
 

@@ -164,7 +164,7 @@ class OfThePolicy(DQN):
     """Bootstraps from a mean over actions, as in the README."""
 
     def bootstrap(self, batch: TensorDict) -> torch.Tensor:
-        return self.older_values(batch).mean(-1)
+        return self.next_values(batch).mean(-1)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_all_of_rainbow_at_once_resumes_exactly(tmp_path: Path, distribution: st
     )
     config = experiment.validate(composed(*parts))
     assert config["algo"]["distribution"]["atoms"] == 51
-    resumes_exactly(tmp_path, *parts, "data.warmup=100", "data.updates=8")
+    resumes_exactly(tmp_path, *parts, "data.learning_starts=100", "data.updates=8")

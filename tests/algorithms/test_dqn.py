@@ -94,12 +94,12 @@ def test_without_a_target_network_there_is_none() -> None:
     algorithm = learner(DQN, Discrete(1), 2, target_network=False)
     algorithm.training_step(a_round(5), 0)
     assert algorithm.target_q is None
-    assert algorithm.older_q is algorithm.q
+    assert algorithm.bootstrap_network is algorithm.q
 
 
 def test_double_dqn_only_changes_the_bootstrap() -> None:
     own = [name for name, value in vars(DoubleDQN).items() if inspect.isfunction(value)]
-    assert own == ["choose", "bootstrap"]
+    assert own == ["next_action", "bootstrap"]
     assert DoubleDQN.__bases__ == (DQN,)
 
 
@@ -120,7 +120,7 @@ def test_asking_older_weights_at_once_changes_nothing(kind: Any) -> None:
     x = torch.randn(8, 16, 4)
     rounds = torch.stack([a_batch(each, -each, reward=torch.randn(16)) for each in x])
     at_once.training_step(rounds, 0)
-    for batch in rounds.exclude("older_values").unbind(0):
+    for batch in rounds.exclude("next_values").unbind(0):
         one_by_one.update(batch)
     for here, there in zip(at_once.parameters(), one_by_one.parameters(), strict=True):
         torch.testing.assert_close(here, there)

@@ -13,8 +13,8 @@ from tests.worlds import a_batch, learner
 from downpour.algorithms.dqn import DQN
 from downpour.algorithms.q_learning import QLearning, weighted_mean
 from downpour.config import ConfigError
+from downpour.exploration import Linear
 from downpour.networks import MLP, Table
-from downpour.schedules import Linear
 
 
 def table_learner(values: list[list[float]], **settings: Any) -> QLearning:

@@ -12,7 +12,7 @@ from tests.training import algorithm, resumes_exactly, train
 from torch import Tensor, nn
 
 from downpour.algorithms.reinforce import Reinforce, score_function_loss
-from downpour.algorithms.returns import sums_to_come
+from downpour.algorithms.returns import discounted_sums
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.trials import by_episode
 from downpour.config import ConfigError
@@ -119,7 +119,7 @@ def test_the_sum_of_rewards_to_come() -> None:
     """(30), (32): by the definition, over two episodes and a reset in one column."""
     reward, gamma = torch.tensor([1.0, 2.0, 3.0, 0.0, 4.0, 5.0]), 0.9
     ended = torch.tensor([False, False, True, False, False, True])
-    found = sums_to_come(reward[:, None], (gamma * ~ended)[:, None])[:, 0]
+    found = discounted_sums(reward[:, None], (gamma * ~ended)[:, None])[:, 0]
     expected = [1 + 0.9 * 2 + 0.81 * 3, 2 + 0.9 * 3, 3, 0 + 0.9 * 4 + 0.81 * 5, 4 + 0.9 * 5, 5]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -266,7 +266,7 @@ def test_a_thousand_trials_find_the_best_random_policy(tmp_path: Path) -> None:
     assert float(right.mean()) == pytest.approx(0.59, abs=0.05)
 
 
-PEAKS = ("algo=reinforce", "env=continuous_bandit", "data.num_envs=64", "optimizer.lr=3e-3", "data.episodes_each=2")
+PEAKS = ("algo=reinforce", "env=continuous_bandit", "data.num_envs=64", "optimizer.lr=3e-3", "data.episodes_per_env=2")
 MIXTURE = ("model/head=mixture_of_gaussians", "algo.head.weights=fixed", "algo.head.learn_sigma=true")
 
 
@@ -280,7 +280,7 @@ def near_the_peaks(rule: Any, x: Tensor, within: float = 0.3) -> Tensor:
 
 
 def most_of_one_gaussian(within: float = 0.3) -> float:
-    """The greatest min(P near +1, P near -1) of any Gaussian: by symmetry its mean is 0, and one number is left."""
+    """The largest min(P near +1, P near -1) of any Gaussian: by symmetry its mean is 0, and one number is left."""
     sigma = torch.linspace(0.05, 5, 5000)
     normal = torch.distributions.Normal(0.0, sigma)
     return float((normal.cdf(torch.tensor(1 + within)) - normal.cdf(torch.tensor(1 - within))).max())

@@ -13,8 +13,8 @@ from torch import nn
 
 from downpour.algorithms.q_learning import QLearning
 from downpour.config import ConfigError
+from downpour.exploration import Linear as Schedule
 from downpour.networks import Linear, Table
-from downpour.schedules import Linear as Schedule
 
 
 def make(space: Any, network: Any, **options: Any) -> QLearning:

@@ -1,4 +1,4 @@
-"""When actors, targets and alpha move: actor_every, target_every, target_tau and learn_alpha, step by step."""
+"""When actors, targets and alpha move: policy_delay, target_every, target_tau and learn_alpha, step by step."""
 
 from typing import Any
 
@@ -36,15 +36,15 @@ def moved(rule: Any, parts: dict[str, Any], batch: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("actor_every", "target_every"), [(1, 1), (2, 2), (3, 2), (2, 5)])
-def test_each_moves_at_its_own_steps_and_no_others(kind: Any, actor_every: int, target_every: int) -> None:
-    rule, batch = driven(kind, actor_every=actor_every, target_every=target_every), transitions()
+@pytest.mark.parametrize(("policy_delay", "target_every"), [(1, 1), (2, 2), (3, 2), (2, 5)])
+def test_each_moves_at_its_own_steps_and_no_others(kind: Any, policy_delay: int, target_every: int) -> None:
+    rule, batch = driven(kind, policy_delay=policy_delay, target_every=target_every), transitions()
     parts = {"critics": rule.critics, "actor": rule.actor, "target critics": rule.target_critics}
     if kind is not SAC:
         parts["target actor"] = rule.target_actor
     for step in range(1, STEPS + 1):
         expected = {"critics"}
-        expected |= {"actor"} if step % actor_every == 0 else set()
+        expected |= {"actor"} if step % policy_delay == 0 else set()
         expected |= {name for name in parts if name.startswith("target")} if step % target_every == 0 else set()
         assert moved(rule, parts, batch) == expected, step
     assert rule.gradient_steps == STEPS
@@ -78,12 +78,12 @@ def test_td3_delays_by_default_as_its_paper_says() -> None:
     from tests.worlds import composed
 
     algo = composed("algo=td3")["algo"]
-    assert (algo["actor_every"], algo["target_every"], algo["target_tau"]) == (2, 2, 0.005)
+    assert (algo["policy_delay"], algo["target_every"], algo["target_tau"]) == (2, 2, 0.005)
 
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_alpha_moves_with_the_actor(every: int) -> None:
-    rule, batch = driven(SAC, actor_every=every), transitions()
+    rule, batch = driven(SAC, policy_delay=every), transitions()
     for step in range(1, 7):
         before = rule.log_alpha.item()
         rule.update(batch)

@@ -117,10 +117,10 @@ WALK = ("algo=td_prediction", "env=random_walk", "model=table", "optimizer=sgd",
 @pytest.mark.parametrize(
     "options",
     [
-        ("algo.trace=0", "data.round_steps=4"),
-        ("algo.trace=0.8", "data.round_steps=8"),
+        ("algo.trace_decay=0", "data.round_steps=4"),
+        ("algo.trace_decay=0.8", "data.round_steps=8"),
         ("algo.n_step=3", "data.round_steps=8"),
-        ("algo.trace=1", "data=episodes"),
+        ("algo.trace_decay=1", "data=episodes"),
     ],
 )
 def test_each_target_learns_the_walk(tmp_path: Path, options: tuple[str, ...]) -> None:

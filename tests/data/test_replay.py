@@ -266,7 +266,7 @@ def test_prioritized_frequencies_are_those_of_equation_1(alpha: float) -> None:
 
 @pytest.mark.parametrize("beta", [0.0, 0.4, 1.0])
 def test_importance_weights_are_those_of_section_3_4(beta: float) -> None:
-    """w_i = (N P(i))^-beta, divided by the greatest of them."""
+    """w_i = (N P(i))^-beta, divided by the largest of them."""
     alpha = 0.6
     replay, priority = prioritized(alpha, fixed())
     total = sum(p**alpha for p in priority.values())

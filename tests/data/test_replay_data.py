@@ -17,7 +17,14 @@ from downpour.config import ConfigError
 from downpour.data import ReplayData
 from downpour.environments import Gymnasium
 
-SMALL: dict[str, Any] = {"gamma": 0.9, "num_envs": 2, "round_steps": 4, "updates": 3, "batch_size": 5, "warmup": 0}
+SMALL: dict[str, Any] = {
+    "gamma": 0.9,
+    "num_envs": 2,
+    "round_steps": 4,
+    "updates": 3,
+    "batch_size": 5,
+    "learning_starts": 0,
+}
 
 
 def stream(directory: Path, world: Any = None, run: dict[str, Any] | None = None, **settings: Any) -> ReplayData:
@@ -75,7 +82,7 @@ def test_an_epoch_that_was_cut_is_finished_by_the_next_iterator(tmp_path: Path) 
 
 
 def test_no_gradient_step_until_the_warm_up_is_over(tmp_path: Path) -> None:
-    rounds = everything(stream(tmp_path, run={"total_steps": 80}, warmup=40))
+    rounds = everything(stream(tmp_path, run={"total_steps": 80}, learning_starts=40))
     assert [len(round) for round in rounds] == [0, 0, 0, 0, 0, 3, 3, 3, 3, 3]
     assert all(len(list(round.unbind(0))) == len(round) for round in rounds)
 
@@ -376,5 +383,5 @@ def test_overlap_chooses_before_the_gradient_steps(tmp_path: Path) -> None:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_overlap_resumes_exactly(tmp_path: Path, vectorization: str) -> None:
     """A step that is under way at a checkpoint is done again or, where the worlds start anew, never was."""
-    options = ("algo=dqn", "data.overlap=true", f"env.vectorization={vectorization}", "data.warmup=100")
+    options = ("algo=dqn", "data.overlap=true", f"env.vectorization={vectorization}", "data.learning_starts=100")
     resumes_exactly(tmp_path, *options, "model.hidden=[8]", "data.updates=2", steps=400)

@@ -61,7 +61,9 @@ def test_rounds_hold_what_single_environments_hand_out(tmp_path: Path, id: str) 
                 np.testing.assert_allclose(row["observation"], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "options"), [(RolloutData, {"round_steps": 11}), (EpisodeData, {"episodes_each": 2})])
+@pytest.mark.parametrize(
+    ("kind", "options"), [(RolloutData, {"round_steps": 11}), (EpisodeData, {"episodes_per_env": 2})]
+)
 def test_a_restored_stream_goes_on_exactly(tmp_path: Path, kind: type, options: dict[str, int]) -> None:
     data = make(kind, tmp_path, num_envs=2, **options)
     stream = iter(data)
@@ -91,7 +93,7 @@ def test_a_world_that_cannot_be_saved_restarts_at_the_checkpoint(
 
 
 def test_every_environment_plays_its_share_of_whole_episodes(tmp_path: Path) -> None:
-    data = make(EpisodeData, tmp_path, limit=None, num_envs=4, episodes_each=3)
+    data = make(EpisodeData, tmp_path, limit=None, num_envs=4, episodes_per_env=3)
     rows = next(iter(data))
     ends = (rows["terminated"] | rows["truncated"]).float() * rows["weight"]
     assert torch.equal(ends.sum(0), torch.full((4,), 3.0))
@@ -103,8 +105,8 @@ def test_every_environment_plays_its_share_of_whole_episodes(tmp_path: Path) -> 
 
 
 def test_episodes_that_never_end_are_an_error(tmp_path: Path) -> None:
-    data = make(EpisodeData, tmp_path, "CliffWalking-v1", None, num_envs=1, longest=50)
-    with pytest.raises(TrainingError, match=r"data\.longest=50: .* env\.max_episode_steps"):
+    data = make(EpisodeData, tmp_path, "CliffWalking-v1", None, num_envs=1, max_round_steps=50)
+    with pytest.raises(TrainingError, match=r"data\.max_round_steps=50: .* env\.max_episode_steps"):
         next(iter(data))
 
 

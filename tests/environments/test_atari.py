@@ -123,7 +123,7 @@ def test_a_film_shows_the_newest_screen() -> None:
 
 def test_a_run_resumes_exactly_on_all_parts(tmp_path: Path) -> None:
     """Worlds that cannot be saved start anew at each checkpoint; frames, overlap and bf16 with them."""
-    small = ("data.num_envs=2", "data.round_steps=8", "data.updates=1", "data.batch_size=2", "data.warmup=32")
+    small = ("data.num_envs=2", "data.round_steps=8", "data.updates=1", "data.batch_size=2", "data.learning_starts=32")
     parts = ("data.capacity=400", "data.overlap=true", "trainer.precision=bf16-mixed", "model.hidden=[16]")
     watch = ("eval_episodes=1", "callbacks.evaluation.max_episode_steps=10", "data.n_step=2")
     resumes_exactly(tmp_path, "algo=dqn", "env=atari", "model=nature_cnn", *small, *parts, *watch, steps=256)

@@ -83,7 +83,13 @@ def test_a_film_shows_the_cells() -> None:
 
 
 def test_a_run_resumes_exactly(tmp_path: Path) -> None:
-    small = ("total_env_steps=600", "data.warmup=100", "data.capacity=400", "algo.target_every=10", "eval_episodes=1")
+    small = (
+        "total_env_steps=600",
+        "data.learning_starts=100",
+        "data.capacity=400",
+        "algo.target_every=10",
+        "eval_episodes=1",
+    )
     resumes_exactly(tmp_path, "experiment=minatar_breakout", *small, "callbacks.evaluation.max_episode_steps=50")
 
 

@@ -45,7 +45,7 @@ def test_alone_it_moves_by_its_table_too(kind: Any) -> None:
         _, following, mean, ends = world.P[state][action][0]
         observation, reward, terminated, truncated, _ = world.step(action)
         assert (observation, terminated, truncated) == (world.shown[following], ends, False)
-        rewards.append((reward - mean, world.deviation[state, action]))
+        rewards.append((reward - mean, world.reward_std[state, action]))
         state = int(world.initial_state_distrib.argmax()) if ends else following
         if ends:
             assert world.reset()[0] == world.shown[state]

@@ -20,7 +20,7 @@ from downpour.run import Run
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["logger=wandb", "logger.wandb.mode=offline", "total_env_steps=384", "eval_every=192", "eval_episodes=2"]
-SHORT += ["data.warmup=64", "callbacks.recorder.every=128"]
+SHORT += ["data.learning_starts=64", "callbacks.recorder.every=128"]
 
 
 @pytest.fixture(autouse=True)

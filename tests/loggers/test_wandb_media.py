@@ -40,7 +40,7 @@ def test_the_confusion_of_the_test_split_is_in_wandb(tmp_path: Path) -> None:
 
 
 def test_a_film_is_in_wandb(tmp_path: Path) -> None:
-    run, short = tmp_path / "run", ("total_env_steps=64", "eval_every=64", "eval_episodes=1", "data.warmup=32")
+    run, short = tmp_path / "run", ("total_env_steps=64", "eval_every=64", "eval_episodes=1", "data.learning_starts=32")
     options = ("callbacks=video", "callbacks.video.max_episode_steps=8", *short, *OFFLINE)
     jobs.run(composed(*options), run, (), {})
     (found,) = read_runs(run)

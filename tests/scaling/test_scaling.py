@@ -120,7 +120,7 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
         "all-reduce, N = 4: 0 % (of 7)",
         "pushes, N = 4: 0 % (of 6)",
         "ddp N=4 batch=",
-        "staleness 2.10 in the mean, 3 at most (0: 30.0 %, 3: 70.0 %)",
+        "staleness 2.10 on average, 3 at most (0: 30.0 %, 3: 70.0 %)",
     ):
         assert said in text
     if scaling == "weak":
@@ -221,7 +221,7 @@ def machine(cores: int, truth: Link, computing: dict[int, list[float]], wrong: f
 
 
 def test_the_model_finds_what_made_the_rows_and_predicts_those_left_out() -> None:
-    computing = {ranks: [1e-3, 1.6e-3] for ranks in (1, 2, 4, 8)}  # late by 0.3 of the fastest in the mean
+    computing = {ranks: [1e-3, 1.6e-3] for ranks in (1, 2, 4, 8)}  # late by 0.3 of the fastest on average
     truth = Link(2e-5, 3e-9, 1e-10)
     rows = rows_of(0.3, 2e-4, truth, (2, 4, 8))
     model = fit_model(rows, machine(8, truth, computing))

@@ -68,7 +68,7 @@ def test_one_worker_is_plain_sgd(tmp_path: Path, servers: int, optimizer: str) -
 
 
 def test_several_optimizers(tmp_path: Path) -> None:
-    options = (*QUIET, "algo=td3", "env=pendulum", "model.hidden=[16]", "data.warmup=64", "data.updates=3")
+    options = (*QUIET, "algo=td3", "env=pendulum", "model.hidden=[16]", "data.learning_starts=64", "data.updates=3")
     options = (
         *options,
         "total_env_steps=1024",

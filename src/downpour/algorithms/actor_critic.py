@@ -49,7 +49,7 @@ class ActorCritic(Algorithm):
         target_network: bool = True,
         target_every: PositiveInt = 1,
         target_tau: Fraction = 0.005,
-        actor_every: PositiveInt = 1,
+        policy_delay: PositiveInt = 1,
         gradient_clip: PositiveFloat | None = None,
     ):
         """
@@ -60,7 +60,7 @@ class ActorCritic(Algorithm):
             target_network: False bootstraps from the networks being learned, as (62) has it.
             target_every: critic steps between updates of the target networks.
             target_tau: they move this part of the way (1: a copy).
-            actor_every: critic steps for each step of the actor.
+            policy_delay: critic steps for each step of the actor.
 
         Raises:
             ConfigError: the actions are not a bounded continuous vector.
@@ -72,7 +72,7 @@ class ActorCritic(Algorithm):
             raise ConfigError("algo", name, advice)
         if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
             raise ConfigError("algo", name, f"needs bounds on the actions, these are {action_space}; use algo=ppo")
-        self.gamma, self.noise, self.random_steps, self.actor_every = gamma, noise, random_steps, actor_every
+        self.gamma, self.noise, self.random_steps, self.policy_delay = gamma, noise, random_steps, policy_delay
         self.target_every, self.target_tau = target_every, target_tau
         self.size = action_space.shape[0]
         self.low, self.high = action_space.low, action_space.high
@@ -154,7 +154,7 @@ class ActorCritic(Algorithm):
 
     def variant(self) -> Hashable:
         """Whether the actor learns, too."""
-        return (self.gradient_steps + 1) % self.actor_every == 0
+        return (self.gradient_steps + 1) % self.policy_delay == 0
 
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         loss, found = self.critic_loss(batch)

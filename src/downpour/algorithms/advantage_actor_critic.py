@@ -23,19 +23,23 @@ class AdvantageActorCritic(StochasticPolicy):
     def __init__(
         self,
         *args: Any,
-        trace: Probability = 1.0,
+        gae_lambda: Probability = 1.0,
         value_coefficient: NonNegativeFloat = 0.5,
         normalize_advantage: bool = False,
         **kwargs: Any,
     ):
         """
         Args:
-            trace: lambda of the generalized advantage estimate; 1 sums rewards to the end of the round.
+            gae_lambda: lambda of the generalized advantage estimate; 1 sums rewards to the end of the round.
             value_coefficient: weight of the error of V in the loss.
-            normalize_advantage: give the advantages of a batch mean 0 and deviation 1.
+            normalize_advantage: give the advantages of a batch mean 0 and standard deviation 1.
         """
         super().__init__(*args, with_value=True, **kwargs)
-        self.trace, self.value_coefficient, self.normalize_advantage = trace, value_coefficient, normalize_advantage
+        self.gae_lambda, self.value_coefficient, self.normalize_advantage = (
+            gae_lambda,
+            value_coefficient,
+            normalize_advantage,
+        )
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         yield self.steps_of(round)
@@ -55,7 +59,9 @@ class AdvantageActorCritic(StochasticPolicy):
         observation = self.seen(round["observation"].flatten(0, 1))
         value = self.value(observation).view(round.shape)
         ended = after["terminated"] | after["truncated"]
-        advantage = generalized_advantage(after["reward"], value, after["terminated"], ended, self.gamma, self.trace)
+        advantage = generalized_advantage(
+            after["reward"], value, after["terminated"], ended, self.gamma, self.gae_lambda
+        )
         steps = TensorDict(
             {
                 "observation": observation.unflatten(0, round.shape)[:-1],

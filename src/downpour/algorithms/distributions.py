@@ -43,7 +43,7 @@ class Categorical(ReturnDistribution):
         """
         Args:
             atoms: how many returns.
-            low, high: the least and the greatest of them.
+            low, high: the smallest and largest of them.
 
         Raises:
             ConfigError: they span nothing.

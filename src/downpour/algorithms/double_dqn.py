@@ -9,11 +9,11 @@ from downpour.algorithms.dqn import DQN
 class DoubleDQN(DQN):
     """DQN that lets theta choose the next action and theta^- judge it."""
 
-    def choose(self, batch: TensorDict, values: Tensor) -> Tensor:
+    def next_action(self, batch: TensorDict, values: Tensor) -> Tensor:
         """argmax_a' Q(X_t+1, a'; theta) of each transition: [batch]."""
         return self.q(batch["next_observation"]).argmax(-1)
 
     def bootstrap(self, batch: TensorDict) -> Tensor:
         """Q(X_t+1, argmax_a' Q(X_t+1, a'; theta); theta^-) of each transition: [batch]."""
-        values = self.older_values(batch)
-        return values.gather(-1, self.choose(batch, values).unsqueeze(-1)).squeeze(-1)
+        values = self.next_values(batch)
+        return values.gather(-1, self.next_action(batch, values).unsqueeze(-1)).squeeze(-1)

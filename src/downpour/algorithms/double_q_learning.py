@@ -32,7 +32,7 @@ class DoubleQLearning(QLearning):
         """The mean of both: [batch, ...] -> [batch, actions]."""
         return (self.q(observation) + self.other_q(observation)) / 2
 
-    def learned(self, observation: Tensor) -> Tensor:
+    def online_values(self, observation: Tensor) -> Tensor:
         """Q(x, .) of the one whose turn it is: [batch, ...] -> [batch, actions]."""
         assert self.heads is not None
         return torch.where(self.heads, self.q(observation), self.other_q(observation))

@@ -46,16 +46,16 @@ class DQN(QLearning):
             if self.target_q is not None:
                 with torch.no_grad():
                     rows = block["next_observation"].flatten(0, 1)
-                    block["older_values"] = self.outputs(self.target_q, rows).unflatten(0, block.batch_size)
+                    block["next_values"] = self.outputs(self.target_q, rows).unflatten(0, block.batch_size)
             yield from block.unbind(0)
 
-    def older_values(self, batch: TensorDict) -> Tensor:
+    def next_values(self, batch: TensorDict) -> Tensor:
         """Q(X_t+1, .; theta^-) of each transition: [batch, actions] (atoms in a third)."""
-        asked = batch.get("older_values", None)
-        return self.outputs(self.older_q, batch["next_observation"]) if asked is None else asked
+        asked = batch.get("next_values", None)
+        return self.outputs(self.bootstrap_network, batch["next_observation"]) if asked is None else asked
 
     @property
-    def older_q(self) -> nn.Module:
+    def bootstrap_network(self) -> nn.Module:
         """The network that judges what follows."""
         return self.q if self.target_q is None else self.target_q
 

@@ -35,7 +35,7 @@ class OrnsteinUhlenbeckNoise(GaussianNoise):
     def __init__(self, *, sigma: NonNegativeFloat = 0.2, theta: PositiveFloat = 0.15, dt: PositiveFloat = 1.0):
         """
         Args:
-            sigma: of the noise that drives it; its own deviation settles at sigma / sqrt(2 theta) for small steps.
+            sigma: of the noise that drives it; its standard deviation settles at sigma / sqrt(2 theta) for small steps.
             theta: pull back to 0.
             dt: time an environment step takes.
         """

@@ -44,7 +44,7 @@ class StochasticPolicy(Algorithm):
             head: turns the network's outputs into the distribution.
             gamma: discount.
             entropy_coefficient: weight of the entropy in what is maximized.
-            normalize_observations: feed the networks observations with mean 0 and deviation 1 over the run so far.
+            normalize_observations: feed the networks observations of mean 0 and variance 1 over the run so far.
             normalize_rewards: divide rewards by the standard deviation of their discounted sums over the run so far.
             evaluation: act by the likeliest action, or draw, when exploration is off.
             with_value: whether to have a second network for V(x).

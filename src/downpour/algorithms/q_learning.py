@@ -15,8 +15,8 @@ from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
 from downpour.algorithms.tabular import learn_at_once
 from downpour.config import ConfigError, Discount, Fraction, PositiveFloat, Probability
+from downpour.exploration import Linear
 from downpour.networks.linear import Table
-from downpour.schedules import Linear
 
 
 def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, bootstrap: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class QLearning(Algorithm):
         """
         Args:
             gamma: discount.
-            epsilon: chance of a uniform action, by environment step.
+            epsilon: probability of a uniform action, by environment step.
             evaluation_epsilon: the same when exploration is off.
             loss: of the TD error.
             distribution: learn that of the return, with a loss of its own; None learns the mean.
@@ -115,7 +115,7 @@ class QLearning(Algorithm):
             ConfigError: for what exists for the mean only.
         """
         own = type(self)
-        if own.bootstrap is not QLearning.bootstrap and own.choose is QLearning.choose:
+        if own.bootstrap is not QLearning.bootstrap and own.next_action is QLearning.next_action:
             raise ConfigError("algo/distribution", own.__name__, "bootstraps from no single action; use dqn")
         if gradient == "residual" or clip_td_error is not None:
             raise ConfigError(message="algo.distribution: needs algo.gradient=semi algo.clip_td_error=null")
@@ -170,19 +170,19 @@ class QLearning(Algorithm):
             return rng.integers(self.num_actions, size=len(values))
         return (np.isfinite(values) * rng.random(values.shape)).argmax(-1)
 
-    def learned(self, observation: Tensor) -> Tensor:
+    def online_values(self, observation: Tensor) -> Tensor:
         """Q(x, .; theta) that a step moves: [batch, ...] -> [batch, actions]."""
         return self.q(observation)
 
     def bootstrap(self, batch: TensorDict) -> Tensor:
         """max_a' Q(X_t+1, a') of each transition: [batch]."""
-        return self.older_values(batch).amax(-1)
+        return self.next_values(batch).amax(-1)
 
-    def older_values(self, batch: TensorDict) -> Tensor:
+    def next_values(self, batch: TensorDict) -> Tensor:
         """Q(X_t+1, .) of each transition: [batch, actions]; where distributions are learned, their atoms in a third."""
         return self.outputs(self.q, batch["next_observation"])
 
-    def choose(self, batch: TensorDict, values: Tensor) -> Tensor:
+    def next_action(self, batch: TensorDict, values: Tensor) -> Tensor:
         """The action that is taken to follow each transition, of values [batch, actions]: [batch]."""
         return values.argmax(-1)
 
@@ -222,7 +222,7 @@ class QLearning(Algorithm):
 
     def tables(self, count: int) -> tuple[list[Table], list[int], list[float] | None] | None:
         """What `learn_in_order` learns, whose turn it is at each of `count` transitions, ties; None if it cannot."""
-        rule = ("bootstrap", "older_values", "choose", "learned", "errors", "loss", "batches")
+        rule = ("bootstrap", "next_values", "next_action", "online_values", "td_losses", "loss", "batches")
         is_plain = all(getattr(type(self), name) is getattr(QLearning, name) for name in rule)
         return ([self.q], [0] * count, None) if is_plain and isinstance(self.q, Table) else None
 
@@ -233,7 +233,7 @@ class QLearning(Algorithm):
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         action = batch["action"] - self.first_action
-        judge = self.errors if self.distribution is None else self.distances
+        judge = self.td_losses if self.distribution is None else self.distributional_losses
         value, td_error, losses = judge(batch, action)
         if "td_error" in batch:  # prioritized replay reads it back
             batch["td_error"].copy_(td_error.detach())
@@ -242,9 +242,9 @@ class QLearning(Algorithm):
         loss = weighted_mean(losses, batch.get("weight"))
         return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}
 
-    def errors(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def td_losses(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q(X_t, A_t), the TD error and the loss of each transition: [batch] each."""
-        value = self.learned(batch["observation"]).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        value = self.online_values(batch["observation"]).gather(-1, action.unsqueeze(-1)).squeeze(-1)
         with torch.set_grad_enabled(self.gradient == "residual"):  # otherwise Y_t is treated as a constant
             following = self.bootstrap(batch)
             target = td_target(batch["reward"], batch["discount"], batch["terminated"], following)
@@ -253,14 +253,14 @@ class QLearning(Algorithm):
         td_error = target - value
         return value, td_error, self.loss_function(td_error)
 
-    def distances(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def distributional_losses(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of distributions: the mean of that of (X_t, A_t), and twice the distance from what follows: [batch] each."""
         assert self.distribution is not None
         row = torch.arange(len(action), device=action.device)
         atoms = self.outputs(self.q, batch["observation"])[row, action]
         with torch.no_grad():
-            following = self.older_values(batch)
-            following = following[row, self.choose(batch, self.distribution.mean(following))]
+            following = self.next_values(batch)
+            following = following[row, self.next_action(batch, self.distribution.mean(following))]
         discount = batch["discount"] * ~batch["terminated"]
         losses = self.distribution.losses(atoms, following, batch["reward"], discount)
         return self.distribution.mean(atoms), losses, losses

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from downpour.algorithms.policy import StochasticPolicy
-from downpour.algorithms.returns import sums_to_come
+from downpour.algorithms.returns import discounted_sums
 from downpour.config import NonNegativeFloat
 
 
@@ -52,7 +52,7 @@ class Reinforce(StochasticPolicy):
         before, after = round[:-1], round[1:]
         ended = after["terminated"] | after["truncated"]
         counts = after["weight"].bool()
-        to_come = sums_to_come(after["reward"], self.gamma * ~ended)
+        to_come = discounted_sums(after["reward"], self.gamma * ~ended)
         yield TensorDict(
             {
                 "observation": before["observation"][counts],

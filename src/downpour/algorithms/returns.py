@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from downpour.networks.normalizer import RunningNormalizer
 
 
-def sums_to_come(x: Tensor, decay: Tensor) -> Tensor:
+def discounted_sums(x: Tensor, decay: Tensor) -> Tensor:
     """y_t = x_t + decay_t y_t+1, from the last row back. All [steps, num_envs].
 
     With x the rewards and decay gamma (0 where an episode ends) this is the R~_t of (30) and (32).
@@ -24,7 +24,7 @@ def sums_to_come(x: Tensor, decay: Tensor) -> Tensor:
 
 
 def generalized_advantage(
-    reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, trace: float
+    reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
     """Generalized advantage estimate: the sum of (gamma lambda)^k delta_t+k (Schulman et al. 2016, eq. 16).
 
@@ -32,10 +32,10 @@ def generalized_advantage(
         reward, terminated, ended: of the transition from row t to t + 1, [steps, num_envs].
         value: of every row, [steps + 1, num_envs]; the last row of an episode holds its true last observation, so a
             truncated episode is bootstrapped from there and a terminated one not at all.
-        trace: lambda; 0 is the one-step TD error, 1 the return minus the value.
+        gae_lambda: lambda; 0 is the one-step TD error, 1 the return minus the value.
     """
     delta = reward + gamma * ~terminated * value[1:] - value[:-1]
-    return sums_to_come(delta, gamma * trace * ~ended)
+    return discounted_sums(delta, gamma * gae_lambda * ~ended)
 
 
 def n_step_returns(
@@ -51,7 +51,7 @@ def n_step_returns(
 
 
 class RewardNormalizer(nn.Module):
-    """Divides rewards by the standard deviation of their discounted sums over the run so far; cut to +-10.
+    """Divides rewards by the standard deviation of their discounted sums over the run so far; clipped to +-10.
 
     The sums are those up to each step, s_t = gamma s_t-1 + R_t, as in OpenAI's baselines (VecNormalize). Their
     statistics are buffers, of all ranks together.
@@ -72,7 +72,7 @@ class RewardNormalizer(nn.Module):
         reward, goes_on = round["reward"].clone(), ~round["first"]
         reward[0] = 0.0 if self.sums is None else self.sums
         reward[0] *= goes_on[0]
-        sums = sums_to_come(reward.flip(0), self.gamma * goes_on.flip(0)).flip(0)
+        sums = discounted_sums(reward.flip(0), self.gamma * goes_on.flip(0)).flip(0)
         self.sums = sums[-1].clone()
         self.statistics.update(sums[round["weight"].bool()])
         deviation = (self.statistics.squares / self.statistics.count).sqrt().clamp(min=1e-4)

@@ -10,23 +10,23 @@ from downpour.config import NonNegativeFloat
 
 
 class TD3(ActorCritic):
-    """DDPG that believes the lesser of two critics, at a blurred action. The delay is `actor_every`."""
+    """DDPG that believes the lesser of two critics, at a blurred action. The delay is `policy_delay`."""
 
     num_critics: ClassVar[int] = 2
 
     def __init__(
-        self, *args: Any, smoothing: NonNegativeFloat = 0.2, smoothing_clip: NonNegativeFloat = 0.5, **kwargs: Any
+        self, *args: Any, target_noise: NonNegativeFloat = 0.2, target_noise_clip: NonNegativeFloat = 0.5, **kwargs: Any
     ):
         """
         Args:
-            smoothing: deviation of the noise on the target's action, in half widths of the action's bounds.
-            smoothing_clip: largest such noise.
+            target_noise: standard deviation of the noise on the target's action, in half widths of the action's bounds.
+            target_noise_clip: largest such noise.
         """
         super().__init__(*args, **kwargs)
-        self.smoothing, self.smoothing_clip = smoothing, smoothing_clip
+        self.target_noise, self.target_noise_clip = target_noise, target_noise_clip
 
     def bootstrap(self, observation: Tensor) -> Tensor:
         action = self.deterministic(self.target_actor, observation)
-        noise = (self.smoothing * torch.randn_like(action)).clamp(-self.smoothing_clip, self.smoothing_clip)
+        noise = (self.target_noise * torch.randn_like(action)).clamp(-self.target_noise_clip, self.target_noise_clip)
         action = (action + self.scale * noise).clamp(self.centre - self.scale, self.centre + self.scale)
         return self.q(self.target_critics, observation, action).amin(0)

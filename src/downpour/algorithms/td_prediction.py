@@ -30,7 +30,7 @@ class TDPrediction(Algorithm):
         *,
         gamma: Discount,
         policy: str | list[float] = "uniform",
-        trace: Probability = 0.0,
+        trace_decay: Probability = 0.0,
         n_step: PositiveInt | None = None,
         gradient_clip: PositiveFloat | None = None,
     ):
@@ -38,23 +38,23 @@ class TDPrediction(Algorithm):
         Args:
             gamma: discount.
             policy: whose value it is; see `fixed_policy`.
-            trace: lambda: 0 is TD(0), (60); 1 sums rewards to the end (of the episode with data=episodes: Monte Carlo).
+            trace_decay: lambda: 0 is TD(0), (60); 1 sums rewards to the end (data=episodes: Monte Carlo).
             n_step: sum this many rewards, then bootstrap, instead of averaging over all numbers by lambda.
 
         Raises:
             ConfigError: no such policy, or it does not fit; or both a trace and a number of steps are given.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
-        if n_step is not None and trace > 0:
-            raise ConfigError("algo.n_step", n_step, "needs algo.trace=0")
-        self.gamma, self.trace, self.n_step = gamma, trace, n_step
+        if n_step is not None and trace_decay > 0:
+            raise ConfigError("algo.n_step", n_step, "needs algo.trace_decay=0")
+        self.gamma, self.trace_decay, self.n_step = gamma, trace_decay, n_step
         self.value = network(observation_space, 1)
         self.policy = fixed_policy(policy, observation_space, action_space, run_policy)
 
     @property
     def is_td0(self) -> bool:
         """Whether it converges where linear TD(0) does."""
-        return self.trace == 0 and self.n_step in (None, 1)
+        return self.trace_decay == 0 and self.n_step in (None, 1)
 
     def action_probabilities(self, observation: Tensor) -> np.ndarray:
         return self.policy.probabilities(observation)
@@ -79,7 +79,7 @@ class TDPrediction(Algorithm):
         if self.n_step is not None:
             target = n_step_returns(after["reward"], value, terminated, ended, self.gamma, self.n_step)
         else:
-            advantage = generalized_advantage(after["reward"], value, terminated, ended, self.gamma, self.trace)
+            advantage = generalized_advantage(after["reward"], value, terminated, ended, self.gamma, self.trace_decay)
             target = advantage + value[:-1]
         steps: dict[str, Any] = {"observation": before["observation"], "target": target, "weight": after["weight"]}
         return [TensorDict(steps, batch_size=after.shape).flatten()]

@@ -1,8 +1,8 @@
-"""The greatest of several good fits is a bad one: van Hasselt et al. (2016), Figure 2.
+"""The largest of several good fits is a bad one: van Hasselt et al. (2016), Figure 2.
 
 Ten actions have the same true value f(s) in every state s of [-6, 6]. Each is estimated by the polynomial that fits f
 best, without any noise, at the integers but two neighbours, other ones for each action. Where an action's estimate
-misses them it may be far off, and the greatest of the ten is the one that is off upwards.
+misses them it may be far off, and the largest of the ten is the one that is off upwards.
 """
 
 from __future__ import annotations

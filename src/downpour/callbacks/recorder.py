@@ -62,7 +62,7 @@ class Recorder(Callback):
         if groups and "base_lr" in groups[0]:  # it follows a schedule
             metrics["train/learning_rate"] = float(groups[0]["lr"])
         everyone = getattr(trainer.strategy, "gather", gather)
-        seen = data.take_episodes() if self.run.speaks else []
+        seen = data.take_episodes() if self.run.is_replica_leader else []
         episodes = [Episode(*each) for each in everyone(seen)]
         if episodes:
             episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))

@@ -23,7 +23,7 @@ class Augmentation:
         Args:
             shift: largest move of an image along each axis, in pixels; the edge is repeated behind it.
             crop: an image is cut to a window this many pixels smaller, stretched to the old size.
-            flip: chance to mirror an image, left to right.
+            flip: probability of mirroring an image, left to right.
             noise: standard deviation of the normal number added to each value.
         """
         self.shift, self.crop, self.flip, self.noise = shift, crop, flip, noise

@@ -54,7 +54,7 @@ class Collector:
     rows of an environment are a transition, unless the later one is `first`. The true last observation of an episode
     is a row like any other (NEXT_STEP autoreset), so a truncated episode needs nothing special.
 
-    A world may tell in its information what is to be learned from instead of what happened (`learned_reward`,
+    An environment may tell in its information what is to be learned from instead of what happened (`learned_reward`,
     `learned_terminated`: Atari's clipped rewards and lost lives): rows hold that, episodes what happened.
 
     Attributes:
@@ -91,7 +91,7 @@ class Collector:
     @property
     def env_steps(self) -> int:
         """Environment steps so far over all ranks; the reset a vector environment makes in between counts as one."""
-        return self.own_steps * self.run.in_step + self.run.others.steps
+        return self.own_steps * self.run.synchronous_replicas + self.run.others.steps
 
     def start(self) -> TensorDict:
         """Reset every environment; unfinished episodes are dropped. Returns rows [1, num_envs]."""
@@ -156,7 +156,7 @@ class Collector:
         return _tensors(rows)
 
     def begin(self, act: Act) -> None:
-        """Choose the next action already; a world that can goes on with it until the next `collect`."""
+        """Choose the next action already; an environment that can goes on with it until the next `collect`."""
         before = time.perf_counter()
         self._begun = act(torch.from_numpy(self._observation))
         if self._halves is not None:
@@ -211,9 +211,9 @@ class Collector:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `capture` was called; worlds that could not be frozen go on from the reset made just before."""
+        """Go on where `capture` was called; what could not be frozen goes on from the reset made just before."""
         self.restore_counters(state)
-        self._reset()  # some build their world at the first reset
+        self._reset()  # some build their state at the first reset
         if state["environments"] is None:
             return
         thaw_environments(self.environments, state["environments"].numpy().tobytes())

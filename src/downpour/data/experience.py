@@ -69,7 +69,7 @@ class Experience(Stream):
         return self.collector.own_steps
 
     def __len__(self) -> int:
-        round_size = self.num_envs * self.round_steps * self.run.in_step
+        round_size = self.num_envs * self.round_steps * self.run.synchronous_replicas
         return math.ceil(self.run.eval_every / round_size)
 
     def _rounds(self) -> Iterator[TensorDict]:

@@ -38,7 +38,7 @@ class ReplayData(Experience):
         round_steps: PositiveInt = 8,
         updates: PositiveInt = 8,
         batch_size: PositiveInt = 128,
-        warmup: NonNegativeInt = 1000,
+        learning_starts: NonNegativeInt = 1000,
         replay: bool = True,
         capacity: PositiveInt = 100_000,
         storage: Literal["memory", "disk"] = "memory",
@@ -54,7 +54,7 @@ class ReplayData(Experience):
             round_steps: steps of each environment in a round.
             updates: gradient steps a round (with replay; without, as many as its transitions make batches).
             batch_size: transitions a gradient step; without replay at most one of each environment.
-            warmup: environment steps of all ranks before the first gradient step.
+            learning_starts: environment steps of all ranks before the first gradient step.
             replay: False learns from each transition once, in their order, as (50)-(55) do.
             capacity: rows of the ring, on each rank.
             storage: `disk` keeps the ring in memory-mapped files in the run directory.
@@ -74,7 +74,7 @@ class ReplayData(Experience):
         if not replay and num_envs % (batch_size := min(batch_size, num_envs)):
             raise ConfigError("data.batch_size", batch_size, f"must divide data.num_envs={num_envs} without replay")
         self.updates, self.batch_size, self.replays, self.beta = updates, batch_size, replay, importance_exponent
-        self.warmup = warmup if replay else 0
+        self.learning_starts = learning_starts if replay else 0
         self.n_step, self.overlap = n_step, overlap
         least = (n_step + 1 + stack) * num_envs
         rows = capacity if replay else least + round_steps * num_envs
@@ -111,7 +111,7 @@ class ReplayData(Experience):
         if not settings["replay"]:
             return max(1, total_steps // (min(settings["batch_size"], settings["num_envs"]) * in_step))
         round_size = settings["num_envs"] * settings["round_steps"] * in_step
-        return max(1, (total_steps - settings["warmup"]) * settings["updates"] // round_size)
+        return max(1, (total_steps - settings["learning_starts"]) * settings["updates"] // round_size)
 
     @staticmethod
     def check_room(
@@ -136,8 +136,8 @@ class ReplayData(Experience):
                 row.itemsize,
                 run.directory,
                 on_disk=storage == "disk",
-                written=run.total_steps // run.in_step,
-                between=run.eval_every // run.in_step,
+                written=run.total_steps // run.synchronous_replicas,
+                between=run.eval_every // run.synchronous_replicas,
                 processes=processes,
             )
 
@@ -165,9 +165,11 @@ class ReplayData(Experience):
             complete = self.memory.count // self.num_envs - self.n_step
             rows = self.memory.latest(max(0, min(self.round_steps, complete)))
             batch = rows.view(len(rows) * self.num_envs // self.batch_size, self.batch_size)
-            if self.run.in_step == 1:  # ranks must make equal numbers of gradient steps; one process need not
+            if (
+                self.run.synchronous_replicas == 1
+            ):  # ranks must make equal numbers of gradient steps; one process need not
                 batch = batch[batch["weight"].any(1)]
-        elif self.step <= self.warmup or not self._draws():
+        elif self.step <= self.learning_starts or not self._draws():
             batch = self.memory.transitions(torch.empty(0, dtype=torch.long)).view(0, self.batch_size)
         else:
             beta = self.beta + (1 - self.beta) * min(1.0, self.step / self.run.total_steps)
@@ -210,8 +212,8 @@ class ReplayData(Experience):
         self._learn_priorities()
         collector = self.collector.capture()
         if collector["environments"] is None:
-            # Exact resume of a world that cannot be saved: each checkpoint starts it anew, in the uninterrupted run
-            # too.
+            # Exact resume of an environment that cannot be saved: each checkpoint starts it anew, in an uninterrupted
+            # run too.
             self.memory.end_episodes()
             self.memory.extend(self.collector.start())
             collector = self.collector.capture()

@@ -91,17 +91,17 @@ class EpisodeData(Experience):
         run: Run,
         *,
         num_envs: PositiveInt = 8,
-        episodes_each: PositiveInt = 1,
-        longest: PositiveInt = 10_000,
+        episodes_per_env: PositiveInt = 1,
+        max_round_steps: PositiveInt = 10_000,
     ):
         """
         Args:
             num_envs: environments stepped together, on each rank.
-            episodes_each: episodes of each environment in a round.
-            longest: steps of a round; an environment that has not ended its episodes by then is an error.
+            episodes_per_env: episodes of each environment in a round.
+            max_round_steps: steps of a round; an environment that has not ended its episodes by then is an error.
         """
-        super().__init__(environment, run, num_envs=num_envs, round_steps=episodes_each)
-        self.episodes_each, self.longest = episodes_each, longest
+        super().__init__(environment, run, num_envs=num_envs, round_steps=episodes_per_env)
+        self.episodes_per_env, self.max_round_steps = episodes_per_env, max_round_steps
 
     def _start(self) -> None:
         """Each round starts by itself."""
@@ -110,24 +110,24 @@ class EpisodeData(Experience):
         known = len(self.collector.episodes)
         blocks = [self.collector.start()]
         while not self._complete():
-            if sum(map(len, blocks)) > self.longest:
+            if sum(map(len, blocks)) > self.max_round_steps:
                 advice = "the episodes have not ended by then; cut them with env.max_episode_steps"
-                raise TrainingError(f"data.longest={self.longest}: {advice}")
+                raise TrainingError(f"data.max_round_steps={self.max_round_steps}: {advice}")
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)
-        if self.run.in_step > 1:  # ranks wait for the longest, so its steps count for all
+        if self.run.synchronous_replicas > 1:  # ranks wait for the longest, so its steps count for all
             longest = torch.tensor(self.collector.vector_steps)
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             self.collector.vector_steps = int(longest)
         rows: Any = torch.cat(blocks)
         ends = (rows["terminated"] | rows["truncated"]).long()
         ended_before = ends.cumsum(0) - ends
-        rows["weight"] = (~rows["first"] & (ended_before < self.episodes_each)).float()
+        rows["weight"] = (~rows["first"] & (ended_before < self.episodes_per_env)).float()
         rows["weight"][0] = 0
         return rows
 
     def _complete(self) -> bool:
-        return bool((self.collector.finished >= self.episodes_each).all())
+        return bool((self.collector.finished >= self.episodes_per_env).all())
 
     def _forget_surplus(self, known: int) -> None:
         """Leave out of the record what an environment played after its last episode of the round."""
@@ -136,7 +136,7 @@ class EpisodeData(Experience):
         for episode in self.collector.episodes[known:]:
             local = episode.environment % self.num_envs
             played[local] += 1
-            if played[local] <= self.episodes_each:
+            if played[local] <= self.episodes_per_env:
                 kept.append(episode)
         self.collector.episodes[known:] = kept
 

@@ -46,7 +46,7 @@ class Prioritized(Sampler):
 
     Attributes:
         mass: p^alpha of the transition that ends at each row; 0 for the row of a reset.
-        greatest: the greatest p so far; a new transition starts with it.
+        greatest: the largest p so far; a new transition starts with it.
         beta: exponent of the importance weights.
     """
 
@@ -78,7 +78,7 @@ class Prioritized(Sampler):
         self.greatest = max(self.greatest, float(priority.max()))
 
     def sample(self, storage: Any, batch_size: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rows [batch_size], and of each (N P(i))^-beta over the greatest such of all (section 3.4).
+        """Rows [batch_size], and of each (N P(i))^-beta over the largest such of all (section 3.4).
 
         Raises:
             LookupError: there is no transition.

@@ -1,4 +1,4 @@
-"""Worlds to act in: Gymnasium environments, alone and in vectors, and small ones of our own."""
+"""Environments to act in: Gymnasium's, alone and in vectors, and small ones of our own."""
 
 from gymnasium import register
 

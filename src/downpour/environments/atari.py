@@ -34,7 +34,7 @@ class Atari(Environment):
 
     `mnih2015` (Mnih et al. 2015, Methods): up to 30 frames without action at the start of a game, the actions that do
     something in it; a lost life ends what is learned from. `machado2018` (Machado et al. 2018, section 4): all 18
-    actions, each repeated with chance 0.25 instead of the next, lives end nothing. In both, rewards are learned as
+    actions, each repeated with probability 0.25 instead of the next, lives end nothing. In both, rewards are learned as
     their signs' size, cut to [-1, 1]; the score that is reported is the game's own.
     """
 

@@ -1,4 +1,4 @@
-"""What a world is to a run: spaces, single environments to look at, vectors of them to act in."""
+"""What an environment is to a run: spaces, single environments to look at, vectors of them to act in."""
 
 import difflib
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from downpour.config import ConfigError, how_to_install
 
 
 class Environment(ABC):
-    """A world; `vector` and `single` make environments of it.
+    """An environment; `vector` and `single` make environments of it.
 
     Attributes:
         id: its name, for messages and reports.
@@ -50,5 +50,5 @@ def pick_game(game: str, games: Sequence[str]) -> str:
 
 
 def needs_extra(package: str, extra: str) -> Any:
-    """What to raise where the package of an optional world is not installed."""
+    """What to raise where the package of an optional environment is not installed."""
     return ConfigError("env", extra, f"needs {package}, which is not installed; {how_to_install(extra)}")

@@ -32,7 +32,7 @@ class MinAtar(Environment):
         Args:
             game: its name.
             actions: all six, as in the ids that end in -v0, or those that do something in this game (-v1).
-            sticky: chance that an environment repeats its last action instead.
+            sticky: probability that an environment repeats its last action instead.
             ramping: the game becomes harder as it goes on.
             max_episode_steps: cut (truncate) episodes here.
 
@@ -67,10 +67,10 @@ class MinAtar(Environment):
 class Games(VectorEnv):
     """Several games stepped together. Its attributes are its state: it can be pickled whenever no step is under way."""
 
-    def __init__(self, games: list[Any], world: MinAtar):
-        self.games, self.chosen, self.limit = games, world.chosen, world.max_episode_steps
+    def __init__(self, games: list[Any], source: MinAtar):
+        self.games, self.chosen, self.limit = games, source.chosen, source.max_episode_steps
         self.num_envs = len(games)
-        self.single_observation_space, self.single_action_space = world.observation_space, world.action_space
+        self.single_observation_space, self.single_action_space = source.observation_space, source.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}

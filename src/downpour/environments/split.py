@@ -1,4 +1,4 @@
-"""Steps in two halves, so that worlds turn while something else is done."""
+"""Steps in two halves, so that environments step while something else is done."""
 
 from collections.abc import Callable
 from typing import Any

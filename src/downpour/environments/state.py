@@ -106,7 +106,7 @@ def thaw(data: bytes) -> Any:
 def freeze_environments(environments: VectorEnv) -> bytes | None:
     """All state of the environments, generators included; None where a part cannot be pickled and read back."""
     state = {name: value for name, value in vars(environments.unwrapped).items() if name not in NOT_STATE}
-    if "parent_pipes" in state:  # the worlds live in other processes
+    if "parent_pipes" in state:  # the environments live in other processes
         return None
     with contextlib.suppress(Exception):  # whatever a pickling hook of somebody's environment may raise
         file = io.BytesIO()

@@ -26,8 +26,8 @@ class Available(spaces.Discrete):
 class TableVector(VectorEnv):
     """Draws what `P[state][action]` of an environment says, as its own `step` would; NEXT_STEP autoreset.
 
-    Beside `P` and `initial_state_distrib` an environment may have `deviation`, the standard deviation of Gaussian noise
-    on its rewards [states, actions], and `shown`, the observation that stands for each state [states].
+    An environment may also have `reward_std`, the standard deviation of Gaussian noise on its rewards
+    [states, actions], and `shown`, the observation emitted in each state [states].
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own)
@@ -40,7 +40,7 @@ class TableVector(VectorEnv):
             trials: environment i shows its states as those of copy i modulo `trials`.
         """
         table = table_in(single)
-        world: Any = single.unwrapped
+        environment: Any = single.unwrapped
         states: Any = single.observation_space
         self.num_envs = num_envs
         self.single_observation_space = copied_states(states, trials)
@@ -62,9 +62,9 @@ class TableVector(VectorEnv):
                 )
                 self._ends[pair, : len(outcomes)] = ends
                 self._edges[pair, : len(outcomes) - 1] = np.cumsum(probability)[:-1]
-        self._deviation = np.ravel(world.deviation) if np.any(getattr(world, "deviation", 0)) else None
-        self._starts = np.cumsum(world.initial_state_distrib)[:-1]
-        shown = np.asarray(getattr(world, "shown", np.arange(len(table))))
+        self._reward_std = np.ravel(environment.reward_std) if np.any(getattr(environment, "reward_std", 0)) else None
+        self._starts = np.cumsum(environment.initial_state_distrib)[:-1]
+        shown = np.asarray(getattr(environment, "shown", np.arange(len(table))))
         self._shown = shown + int(states.start)
         self._offset = np.arange(num_envs) % trials * int(states.n)
         self._rng = np.random.default_rng()
@@ -82,8 +82,8 @@ class TableVector(VectorEnv):
         pair = self._state * self._actions + actions
         outcome = (self._rng.random((self.num_envs, 1)) >= self._edges[pair]).sum(1)
         state, reward, terminated = (a[pair, outcome] for a in (self._following, self._gain, self._ends))
-        if self._deviation is not None:
-            reward += self._deviation[pair] * self._rng.standard_normal(self.num_envs)
+        if self._reward_std is not None:
+            reward += self._reward_std[pair] * self._rng.standard_normal(self.num_envs)
         self._length += 1
         if self._done.any():  # these are reset, whatever the action
             state[self._done] = self._first(int(self._done.sum()))

@@ -18,7 +18,7 @@ class TableEnv(gym.Env):
     Attributes:
         P: the transition table, as Gymnasium's toy environments have it.
         initial_state_distrib: of the first state.
-        deviation: standard deviation of the rewards around those of the table [states, actions].
+        reward_std: standard deviation of the rewards around those of the table [states, actions].
         shown: the observation that stands for each state [states].
     """
 
@@ -29,7 +29,7 @@ class TableEnv(gym.Env):
         """
         self.render_mode, self.P = render_mode, table
         self.initial_state_distrib = np.asarray(start, np.float64)
-        self.deviation = np.zeros((len(table), len(table[0])))
+        self.reward_std = np.zeros((len(table), len(table[0])))
         self.shown = np.arange(len(table))
         self.observation_space, self.action_space = spaces.Discrete(len(table)), spaces.Discrete(len(table[0]))
         self._state = 0
@@ -40,7 +40,7 @@ class TableEnv(gym.Env):
         return int(self.shown[self._state]), {}
 
     def step(self, action: Any) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        noise = self.deviation[self._state, action] * self.np_random.standard_normal()
+        noise = self.reward_std[self._state, action] * self.np_random.standard_normal()
         outcomes = self.P[self._state][int(action)]
         _, self._state, reward, terminated = outcomes[self._draw([outcome[0] for outcome in outcomes])]
         return int(self.shown[self._state]), reward + noise, terminated, False, {}
@@ -81,7 +81,7 @@ class RandomWalk(TableEnv):
 class MaximizationBias(TableEnv):
     """Example 6.7: from A (state 0), action 0 goes right, out, for nothing; 1 goes left to B (state 1), for nothing.
 
-    All actions of B lead out, with a normal reward of mean -0.1 and variance 1. So left is worse, and the greatest of
+    All actions of B lead out, with a normal reward of mean -0.1 and variance 1. So left is worse, and the largest of
     the estimates in B is positive for long. A has two actions: its others are not `available`.
     """
 
@@ -96,7 +96,7 @@ class MaximizationBias(TableEnv):
         reward = np.zeros((2, actions))
         reward[1] = -0.1
         super().__init__(_table(moves, reward), [1, 0], render_mode)
-        self.deviation[1] = 1.0
+        self.reward_std[1] = 1.0
         self.action_space = Available(np.stack([np.arange(actions) < 2, np.ones(actions, bool)]))
 
 

@@ -59,7 +59,7 @@ class ConvNet(nn.Module):
     ):
         """
         Args:
-            channels: of each stage; the greatest of each 2 x 2 square is kept after it.
+            channels: of each stage; the largest of each 2 x 2 square is kept after it.
             depth: convolutions in each stage.
             kernel: height and width of a kernel; the image is padded to keep its size.
             hidden: widths of the fully connected layers.

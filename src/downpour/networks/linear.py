@@ -6,8 +6,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError
-from downpour.networks.exploring import in_full
 from downpour.networks.features import Features
+from downpour.networks.rainbow import in_full
 
 
 class Table(nn.Module):
@@ -21,7 +21,7 @@ class Table(nn.Module):
         Args:
             input_space: must be discrete.
             outputs: columns.
-            initial: first value of every entry, or of those of each column; above the greatest return it makes a greedy
+            initial: first value of every entry, or of those of each column; above the largest return it makes a greedy
                 policy explore.
 
         Raises:

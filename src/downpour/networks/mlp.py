@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
 from downpour.networks.division import Division, divide_linear
-from downpour.networks.exploring import Dueling, NoisyLinear, to_outputs
 from downpour.networks.features import Features
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
+from downpour.networks.rainbow import Dueling, NoisyLinear, to_outputs
 
 
 class MLP(nn.Module):
@@ -35,7 +35,7 @@ class MLP(nn.Module):
             activation: sigma of (66).
             normalization: of A in (67): over the batch, or over the hidden units of each sample.
             normalization_eps: added to the square of what is divided by; null: 1e-5 for batch, nothing for the others.
-            dropout: chance that a hidden unit is left out of a gradient step (what remains is scaled up).
+            dropout: probability that a hidden unit is left out of a gradient step (what remains is scaled up).
             initialization: of the weights.
             residual: a layer as wide as the one before adds to what it is given.
             atoms: outputs of one action, where they are a distribution's.

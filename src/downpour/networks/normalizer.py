@@ -10,7 +10,7 @@ from downpour.config import ConfigError
 
 
 class RunningNormalizer(nn.Module):
-    """(x - mean) / deviation over everything seen so far, cut to +-10; the identity until something was seen.
+    """(x - mean) / standard deviation over everything seen so far, clipped to +-10; at first the identity.
 
     Its statistics are buffers, so checkpoints and evaluation have them.
     """

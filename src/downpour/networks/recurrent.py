@@ -8,8 +8,8 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError, PositiveInt, Probability
-from downpour.networks.exploring import in_full
 from downpour.networks.parts import Initialization, initialize
+from downpour.networks.rainbow import in_full
 
 
 class Recurrent(nn.Module):
@@ -39,7 +39,7 @@ class Recurrent(nn.Module):
             hidden: numbers each layer remembers.
             layers: recurrent layers on top of each other.
             truncation: time steps between two cuts; null backpropagates through all.
-            dropout: chance that a number is left out on its way to the next layer.
+            dropout: probability that a number is left out on its way to the next layer.
             initialization: of the weights, each gate by itself; an LSTM's forget gate is biased by 1 unless `default`.
 
         Raises:

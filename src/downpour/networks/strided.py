@@ -8,9 +8,9 @@ from downpour.config import ConfigError, NonNegativeFloat, PositiveInt
 from downpour.networks.batch_last import BatchLastConv2d, BatchLastLinear
 from downpour.networks.convolutional import Pixels, image_shape
 from downpour.networks.division import Division, divide_linear
-from downpour.networks.exploring import to_outputs
 from downpour.networks.mlp import fully_connected
 from downpour.networks.parts import ACTIVATIONS, Activation, Initialization, initialize
+from downpour.networks.rainbow import to_outputs
 
 Convolution = tuple[PositiveInt, PositiveInt, PositiveInt]
 """(channels, side of the kernel, stride)"""

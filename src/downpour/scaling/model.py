@@ -118,7 +118,7 @@ def crowded(link: Link, turns: float) -> Link:
 def fit_model(rows: Sequence[Row], machine: Machine) -> Model:
     """Fit to some of what was measured, and predict the rest.
 
-    Held out are the all-reduces of some sizes; the greatest number of ranks that have a core each, where there are two
+    Held out are the all-reduces of some sizes; the largest number of ranks that have a core each, where there are two
     such numbers beside one process; and all numbers of ranks that share cores, unless there are no others. Pushes are
     those of one and two workers.
 

@@ -71,7 +71,7 @@ def legend(scaling: str, turns: int) -> str:
     divided = "each process keeps its batch" if scaling == "weak" else "the batch is divided between the processes"
     lines = [
         f"{scaling.capitalize()} scaling: {divided}; the samples are the same in all. E_N = T / (N T_N),",
-        f"the median of {turns} turn(s) (least to greatest), each against {ALONE} of the same turn; starting and",
+        f"the median of {turns} turn(s) (smallest to largest), each against {ALONE} of the same turn; starting and",
         "evaluating are in no time, and servers are not counted in N. Not computing: the part of a step beyond that of",
         "one process with the same batch (communicating, waiting, sharing cores). Bytes a step: of a collective, the",
         "least that it takes (2 n (N - 1) / N for an all-reduce of n bytes); with servers, all that rank 0 sends and",
@@ -92,7 +92,7 @@ def staleness(rows: Sequence[Row]) -> str:
         total = sum(r.staleness.values())
         often = sorted(sorted(r.staleness, key=lambda s: -r.staleness[s])[:SHOWN])
         parts = ", ".join(f"{s}: {100 * r.staleness[s] / total:.1f} %" for s in often)
-        line = f"- {r.case.name}: staleness {r.mean_staleness:.2f} in the mean, {max(r.staleness)} at most ({parts})"
+        line = f"- {r.case.name}: staleness {r.mean_staleness:.2f} on average, {max(r.staleness)} at most ({parts})"
         alone = next(one for one in rows if one.case.strategy == ALONE and one.case.size == r.case.size)
         if r.steps_to and alone.steps_to and r.case.batch == alone.case.batch:
             mine, one = statistics.median(r.steps_to), statistics.median(alone.steps_to)

@@ -93,7 +93,7 @@ def _start(
     """A process in a session of its own: a terminal's Ctrl-C is for the launcher, which tells rank 0."""
     variables = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": world, "TORCHELASTIC_RUN_ID": uuid.uuid4().hex}
     return subprocess.Popen(
-        [sys.executable, "-m", "downpour.apart", role, *arguments],
+        [sys.executable, "-m", "downpour.async_worker", role, *arguments],
         env={**os.environ, **{name: str(value) for name, value in variables.items()}},
         pass_fds=keep or (),
         start_new_session=True,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from downpour.failures import Failed
-from downpour.run import Made
+from downpour.run import StepCounts
 from downpour.strategies.blocks import Block, divide, shape_of
 from downpour.strategies.messages import Kind, pack, unpack
 from downpour.strategies.parameter_server import WANTS_PARAMETERS
@@ -63,7 +63,7 @@ class Link:
         self.rank, self.addresses = rank, addresses
         self.channels: list[Channel] = []
         self.sets: list[list[Part]] = []
-        self.others, self.asked, self.stopping, self._traffic = Made(), 0, False, 0
+        self.others, self.asked, self.stopping, self._traffic = StepCounts(), 0, False, 0
         for number, address in enumerate(addresses):
             try:
                 self.channels.append(connect(address, token, seconds))

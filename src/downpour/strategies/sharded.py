@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from downpour import networks as network_classes
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
 from downpour.strategies.base import Parallelism, share_buffers
-from downpour.strategies.spread import (
+from downpour.strategies.dtensors import (
     by_mesh,
     gathered,
     load_optimizer_state,

@@ -46,7 +46,7 @@ class Table(Source):
             ignore: names of columns that are not inputs.
             separator: what stands between two values.
             task: auto takes words, or at most 20 whole numbers, for classes.
-            missing: what to do with a row that lacks an input: refuse the file, drop the row, or fill in the mean of
+            missing: what to do with a row that lacks an input: refuse the file, drop the row, or fill on average of
                 the training rows.
             shape: [channels, height, width], where each row is an image.
         """

@@ -22,7 +22,7 @@ class Linear:
 
 
 class LinearProbability(Linear):
-    """The same of a chance."""
+    """The same of a probability."""
 
     def __init__(self, *, start: Probability, end: Probability, steps: NonNegativeInt):
         super().__init__(start=start, end=end, steps=steps)

@@ -55,7 +55,7 @@ def test_the_scaled_network_has_the_metrics_of_the_runs_end(
 def masked(run: Path, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities [samples, rows, classes] under masks drawn here, and the labels: the network multiplied by hand."""
     from downpour import directory as directories
-    from downpour.held_out import data_of
+    from downpour.evaluate_test_split import data_of
 
     weights = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     first, top = ((weights[f"network.layers.{i}.weight"], weights[f"network.layers.{i}.bias"]) for i in (1, 4))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from downpour.schedules import Linear
+from downpour.exploration import Linear
 
 
 def test_linear_goes_from_start_to_end_and_stays() -> None:

@@ -10,7 +10,7 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from downpour.networks import MLP, StridedConvNet
-from downpour.networks.exploring import Dueling, NoisyLinear
+from downpour.networks.rainbow import Dueling, NoisyLinear
 
 
 def test_noise_is_that_of_the_paper() -> None:

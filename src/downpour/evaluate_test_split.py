@@ -50,8 +50,8 @@ def judge(algorithm: Any, data: Any, mode: Mode | None, samples: int, seed: int)
     """Metrics of the test split, and means over it of the predictive uncertainty.
 
     Args:
-        mode: `scaled` leaves all units in (the weights are scaled by the chance to be kept); `monte_carlo` takes the
-            mean over `samples` masks; None is `scaled` where the algorithm predicts anything.
+        mode: `scaled` leaves all units in (the weights are scaled by the probability of being kept); `monte_carlo`
+            takes the mean over `samples` masks; None is `scaled` where the algorithm predicts anything.
         seed: of the masks.
 
     Raises:
