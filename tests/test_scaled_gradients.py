@@ -32,7 +32,7 @@ def test_clipping_sees_gradients_without_their_scale(kind: Any) -> None:
             optimizer.zero_grad()
             loss = (w * torch.tensor([3.0, 4.0])).sum()
             (plugin.scaler.scale(loss) if plugin else loss).backward()
-            norms.append(float(rule.take_step(wrapper)["gradient_norm"]))
+            norms.append(float(rule.clip_and_step(wrapper)["gradient_norm"]))
         steps[scaled] = norms, w.detach()
     assert steps[True][0] == pytest.approx([5, 5, 5])
     assert torch.equal(steps[True][1], steps[False][1])

@@ -93,7 +93,7 @@ def test_each_step_reaches_its_own_network(monkeypatch: pytest.MonkeyPatch) -> N
     doubt = 1 - torch.sigmoid(learner(made)).mean()
     before = learner.generator.bias.detach().clone()
     optimizer = chosen.optimizers[1]
-    learner.descend(generator_loss(learner(made)), optimizer)
+    learner.backward_and_step(generator_loss(learner(made)), optimizer)
     assert torch.allclose(learner.generator.bias - before, 0.1 * doubt * weight, atol=1e-6)
 
 

@@ -159,10 +159,10 @@ class ActorCritic(Algorithm):
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         loss, found = self.critic_loss(batch)
         critic_optimizer, actor_optimizer = self.optimizers()[:2]
-        metrics = {**self.descend(loss, critic_optimizer), **found}
+        metrics = {**self.backward_and_step(loss, critic_optimizer), **found}
         if self.variant():
             actor_loss, found = self.actor_loss(batch)
-            metrics |= {**self.descend(actor_loss, actor_optimizer), **found}
+            metrics |= {**self.backward_and_step(actor_loss, actor_optimizer), **found}
         return loss.detach(), metrics
 
     def advance(self) -> None:

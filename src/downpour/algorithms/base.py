@@ -121,7 +121,7 @@ class Algorithm(LightningModule):
             The loss before the step, and metrics by name.
         """
         loss, metrics = self.loss(batch)
-        return loss.detach(), {**metrics, **self.descend(loss, self.optimizers())}
+        return loss.detach(), {**metrics, **self.backward_and_step(loss, self.optimizers())}
 
     def variant(self) -> Hashable:
         """Which kind of step comes next, of a rule whose steps are not all alike."""
@@ -161,7 +161,7 @@ class Algorithm(LightningModule):
         if not np.isfinite(loss := float(mean)):
             raise TrainingError(self.explain(loss, round, step))
 
-    def descend(self, loss: Tensor, optimizer: Any) -> dict[str, Tensor]:
+    def backward_and_step(self, loss: Tensor, optimizer: Any) -> dict[str, Tensor]:
         """One step of one optimizer, on the parameters it holds; returns metrics.
 
         Under data parallelism the gradients of all ranks are averaged first.
@@ -169,9 +169,9 @@ class Algorithm(LightningModule):
         for parameter in parameters_of(optimizer):  # as `zero_grad`, which announces itself to a profiler first
             parameter.grad = None
         self.manual_backward(loss)
-        return self.take_step(optimizer)
+        return self.clip_and_step(optimizer)
 
-    def take_step(self, optimizer: Any) -> dict[str, Tensor]:
+    def clip_and_step(self, optimizer: Any) -> dict[str, Tensor]:
         """A step with the gradients there are, clipped; returns metrics."""
         metrics = {}
         if self.gradient_clip is not None:

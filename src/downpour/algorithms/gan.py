@@ -69,14 +69,14 @@ class GAN(Algorithm):
         with torch.no_grad():
             made = self.sample(len(true))
         loss = discriminator_loss(self(true), self(made))
-        self.latest.update(self.descend(loss, optimizers[0]))
+        self.latest.update(self.backward_and_step(loss, optimizers[0]))
         self.gradient_steps += 1
         if self.gradient_steps % self.generator_every == 0:
             # D is only looked at: its weights take no gradient.
             weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
             logits = torch.func.functional_call(self.discriminator, weights, self.sample(len(true)))
             passing = generator_loss(logits)
-            self.latest.update(self.descend(passing, optimizers[1]))
+            self.latest.update(self.backward_and_step(passing, optimizers[1]))
             self.latest["generator_loss"] = passing.detach()
         return loss.detach()
 

@@ -102,5 +102,5 @@ class SAC(ActorCritic):
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         loss, metrics = super().learn_from(batch)
         if self.learn_alpha and self.variant():
-            metrics |= self.descend(self.alpha_loss(metrics["entropy"]), self.optimizers()[2])
+            metrics |= self.backward_and_step(self.alpha_loss(metrics["entropy"]), self.optimizers()[2])
         return loss, metrics

@@ -98,7 +98,7 @@ class Supervised(Algorithm):
                 continue
             outputs = self.network(x)
             loss = self.error(outputs, y)
-            self.latest.update(self.descend(loss, optimizer))
+            self.latest.update(self.backward_and_step(loss, optimizer))
             self.advance()
             losses.append(loss.detach())
         if self.classes is not None and not self.takes_closure:

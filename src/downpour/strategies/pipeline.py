@@ -153,7 +153,7 @@ class Pipeline(Parallelism, DDPStrategy):
         wanted: dict[str, Any] = {"target": y, "losses": losses} if self._last else {}
         with self.precision_plugin.train_step_context():
             outputs = self._schedule.step(*given, **wanted)
-        module.latest.update(module.take_step(optimizer))
+        module.latest.update(module.clip_and_step(optimizer))
         module.advance()
         return outputs
 
