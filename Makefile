@@ -12,7 +12,7 @@
 
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format bench clean distclean FORCE
+.PHONY: help setup train test test-slow lint format bench clean distclean FORCE
 
 comma := ,
 empty :=
@@ -41,7 +41,7 @@ MISSING := $(shell $(PY) -c "" 2>/dev/null || echo FORCE)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 	    printf '%-16s %s\n' "$$target" "$$text"; done
 	@echo
 	@sed -n '3,/^$$/s/^# \{0,3\}//p' Makefile
@@ -51,9 +51,13 @@ setup: $(TRAIN_STAMP) ## install what training needs into .venv
 train: $(TRAIN_STAMP) ## train (Double DQN on CartPole, unless ARGS says otherwise)
 	@exec $(PY) src/train.py $(or $(value ARGS),experiment=double_dqn_cartpole)
 
-test: $(DEV_STAMP) ## run the tests
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(PY) -m pytest \
-	    -n $(WORKERS) --maxprocesses 8 --dist worksteal $(value ARGS)
+pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+test: $(DEV_STAMP) ## run the tests, but for the slow ones
+	@$(pytest) -m "not slow" $(value ARGS)
+
+test-slow: $(DEV_STAMP) ## run the slow tests: studies, processes that are killed, sweeps
+	@$(pytest) -m slow $(value ARGS)
 
 lint: $(DEV_STAMP) ## check style, formatting and types
 	$(PY) -m ruff check

@@ -111,6 +111,7 @@ def test_weights_are_equal_on_all_ranks(straight: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "run", straight)  # whoever starts the processes
 
 
+@pytest.mark.slow
 def test_killed_with_its_launcher_and_resumed(commands: Commands, straight: Path) -> None:
     run = commands.folder / "run"
     running = commands.start(*TWO, f"hydra.run.dir={run}")
@@ -175,6 +176,7 @@ def environment_of(pid: int) -> str:
     return "\0" + Path(f"/proc/{pid}/environ").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["launcher", "rank"])
 def test_killed_at_random(commands: Commands, straight: Path, victim: str) -> None:
     """When as many bytes of metrics as a seed says are written."""
@@ -216,6 +218,7 @@ def test_bad_input_that_all_ranks_find_is_told_once(commands: Commands) -> None:
     assert not (commands.folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_twice_ends_all_ranks_at_once(commands: Commands) -> None:
     run = commands.folder / "run"
     arguments = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000", "logger=[]")
@@ -238,6 +241,7 @@ def test_ctrl_c_twice_ends_all_ranks_at_once(commands: Commands) -> None:
     assert not processes_of(run)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_numbers_of_processes(commands: Commands, straight: Path, finished_run: Path) -> None:
     ended = commands.run(*SMALL, "-m", "trainer=cpu,ddp_cpu,cpu", "hydra.sweep.dir=sweep")
     assert ended.code == 0, ended.text

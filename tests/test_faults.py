@@ -85,6 +85,7 @@ def test_a_disk_that_fills_up(commands: Commands, finished_run: Path, moment: st
     assert status(run) == "finished"
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_a_small_and_a_read_only_disk(commands: Commands, finished_run: Path) -> None:
     """The same on a disk of its own, to whatever moment it lasts: 90 kB hold two or three checkpoints."""

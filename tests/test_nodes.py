@@ -57,6 +57,7 @@ def test_a_node_that_never_comes_is_not_waited_for_long(commands: Commands, node
     assert not (commands.folder / f"node{node}" / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_node_that_vanishes_ends_the_run(commands: Commands, victim: int) -> None:
     """A process that is stopped keeps its connections open and answers nothing, as a machine without power does."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from tests.commands import SMALL, Commands, Ended, rows
 
 from downpour import directory as directories
@@ -18,6 +19,7 @@ def refusal(ended: Ended) -> str:
     return ended.err.strip()
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_ends_as_one_that_was_not(commands: Commands) -> None:
     """Its second job half done, its third not begun."""
     whole, cut = commands.folder / "whole", commands.folder / "cut"

@@ -76,6 +76,7 @@ def test_cluster_launchers_compose(launcher: str) -> None:
     assert config.hydra.launcher.timeout_min == 240
 
 
+@pytest.mark.slow
 @installed("hydra_submitit_launcher")
 def test_jobs_of_another_process_report_back(tmp_path: Path) -> None:
     arguments = ["-m", "hydra/launcher=submitit_local", "optimizer.lr=1e30,1e-3", f"hydra.sweep.dir={tmp_path}/sweep"]
@@ -86,6 +87,7 @@ def test_jobs_of_another_process_report_back(tmp_path: Path) -> None:
     assert "1 of 2 runs failed" in (tmp_path / "sweep/table.md").read_text()
 
 
+@pytest.mark.slow
 @installed("hydra_joblib_launcher")
 @installed("hydra_optuna_sweeper")
 def test_optuna_maximizes_side_by_side_and_goes_on_after_a_failure(tmp_path: Path) -> None:

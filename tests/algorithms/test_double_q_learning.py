@@ -53,6 +53,7 @@ def plain(double: bool, trials: int = 10_000, actions: int = 10) -> np.ndarray:
     return gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algo", ["q_learning", "double_q_learning"])
 def test_a_thousand_trials_go_left_as_often_as_in_the_books_loop(runs: dict[str, RunDirectory], algo: str) -> None:
     """Within four standard errors, over each part of the 300 episodes."""

@@ -249,6 +249,7 @@ def test_it_learns_a_bandit(tmp_path: Path) -> None:
     assert float(found["eval/return_mean"]) > 0.85 * best
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_find_the_best_random_policy(tmp_path: Path) -> None:
     """Sutton and Barto's Example 13.1: right with p = 0.59 is worth -11.6, and no deterministic policy gets out."""
     start = ("model.initial=[0.4,-0.4]", "total_env_steps=9_000_000", "eval_every=9_000_000")

@@ -88,6 +88,7 @@ def test_steps_of_one_over_the_visits_average() -> None:
 LAKE = ("env=frozen_lake", "model=table", "optimizer=sgd", "data.num_envs=8", "callbacks=value_distance")
 
 
+@pytest.mark.slow
 def test_a_table_comes_close_to_value_iteration(tmp_path: Path) -> None:
     """(59), logged as it happens, on the slippery lake: V within 0.02, the greedy policy within 1 % of optimal."""
     train(tmp_path / "run", "experiment=tabular_frozen_lake", "total_env_steps=3_000_000")

@@ -380,6 +380,7 @@ def test_overlap_chooses_before_the_gradient_steps(tmp_path: Path) -> None:
     assert data.memory.field("action")[1:7].tolist() == [0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_overlap_resumes_exactly(tmp_path: Path, vectorization: str) -> None:
     """A step that is under way at a checkpoint is done again or, where the worlds start anew, never was."""

@@ -62,7 +62,7 @@ def test_one_sample_adds_the_variance_of_y(seed: int) -> None:
     mdp = random_mdp(seed)
     rule = on_features(mdp, "residual", seed)
     batch, chance = every_transition(mdp)
-    _, _, losses = rule.errors(batch, batch["action"])
+    _, _, losses = rule.td_losses(batch, batch["action"])
     sampled = (chance * 2 * losses.detach()).view(*mdp.reward.shape, -1).sum(-1)  # the code halves the square
     q = rule.q(torch.arange(5)).detach().double().numpy()
     best = np.append(q.max(1), 0.0)  # nothing follows an end
@@ -82,7 +82,9 @@ def test_so_the_residual_gradient_does_not_vanish_at_the_solution() -> None:
         rule.q.linear.weight.data = torch.from_numpy(dp.value_iteration(mdp, GAMMA).q.T).float()
         assert loss_49(rule, mdp) < 1e-9
         batch, chance = every_transition(mdp)
-        (slope,) = torch.autograd.grad((chance * rule.errors(batch, batch["action"])[2]).sum(), [rule.q.linear.weight])
+        (slope,) = torch.autograd.grad(
+            (chance * rule.td_losses(batch, batch["action"])[2]).sum(), [rule.q.linear.weight]
+        )
         assert (slope.norm() < 1e-5) == (gradient == "semi")
 
 

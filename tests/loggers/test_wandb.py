@@ -52,6 +52,7 @@ def measured(run: WandBFile) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name.startswith(ours)} for row in run.history]
 
 
+@pytest.mark.slow
 def test_each_job_of_a_multirun_is_a_run_of_its_own_even_after_one_that_failed(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     done = train("-m", "optimizer.lr=1e30,1e-3", f"hydra.sweep.dir={sweep}", "logger.wandb.tags=[a,b]", cwd=tmp_path)
@@ -71,6 +72,7 @@ def test_each_job_of_a_multirun_is_a_run_of_its_own_even_after_one_that_failed(t
     assert finished.artifacts == [(f"model-{finished.id}", ["best", "latest"], "model")]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(tmp_path: Path) -> None:
     done = train("trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -305,6 +305,7 @@ def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest
     assert "this run counts environment steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two, really run; what is written follows from what was measured."""
     really = link.measure

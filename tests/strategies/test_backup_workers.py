@@ -163,6 +163,7 @@ def test_too_few_are_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert str(first).startswith("an update needs 2 of the 2 workers, fewer are left: resume the run, or allow")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_missed_by_nobody(commands: Commands) -> None:
     run = commands.folder / "run"
     options = (*SMALL, "algo=dqn", *BACKUPS, "total_env_steps=1000000", "optimizer.lr=1e-4")

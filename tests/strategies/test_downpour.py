@@ -191,6 +191,7 @@ def found(path: Path) -> list[dict[str, str]]:
     return rows(path) if path.exists() else []
 
 
+@pytest.mark.slow
 def test_workers_and_servers_that_die(commands: Commands) -> None:
     """Two Gorila-style learners: one is killed; the run goes on, is stopped, resumed, and loses its server."""
     run = commands.folder / "run"
@@ -261,6 +262,7 @@ def test_two_nodes(commands: Commands) -> None:
     assert {row["worker"] for row in rows(commands.folder / "run" / "staleness.csv")} == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_a_node_that_reaches_no_server_says_so(commands: Commands) -> None:
     options = (*NODES, "strategy.seconds=0.3", "trainer.node_rank=1")
     secret, advice = {"DOWNPOUR_TOKEN": "00" * 32}, "error: strategy: server 0 at 127.0.0.1:{} cannot be used{}"

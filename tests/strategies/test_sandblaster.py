@@ -168,6 +168,7 @@ def test_a_run_as_one_process_makes_it(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_changes_nothing(commands: Commands) -> None:
     options = ("algo=supervised", "strategy=sandblaster", "optimizer=lbfgs", "trainer=ddp_cpu", "data.batch_size=1000")
     options += (

@@ -31,12 +31,12 @@ def test_scaled_by_the_batches_of_a_step(tmp_path: Path, strategy: str, copies: 
     optimizer = "lbfgs" if strategy == "sandblaster" else "sgd"
     config = configuration(tmp_path, *OPTIONS, f"strategy={strategy}", f"optimizer={optimizer}")
     built = build_strategy(config, Hardware(accelerator="cpu", devices=4))
-    apart = isinstance(built, Asynchronous)
+    asynchronous = isinstance(built, Asynchronous)
     facts = {"directory": tmp_path, "seed": 0, "total_steps": 1, "eval_every": 1, "eval_episodes": 0}
-    run = Run(**facts, world_size=4, ranks_per_replica=built.ranks_per_replica, apart=apart)
+    run = Run(**facts, world_size=4, ranks_per_replica=built.ranks_per_replica, asynchronous=asynchronous)
     assert built.in_step(4) == copies
     made = build_optimizer(config, nn.Linear(1, 1).parameters(), built.in_step(4))
     assert made.param_groups[0]["lr"] == pytest.approx(0.1 * copies)
-    if not apart:
+    if not asynchronous:
         rule = build_parts(config, run)[0]
         assert rule.configure_optimizers().param_groups[0]["lr"] == pytest.approx(0.1 * copies)

@@ -87,6 +87,7 @@ def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
     assert furthest(weights(tmp_path / "again" / "whole"), found["one"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_both_at_once_on_four_ranks(tmp_path: Path) -> None:
     run = ("algo.gradient_clip=0.5", "total_gradient_steps=20", "eval_every=20")
     mesh = {tmp_path / "mesh": (*SHAPE, *run, "strategy=fsdp2_tp", "optimizer.momentum=0.5", "data.batch_size=32")}
