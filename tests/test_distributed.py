@@ -146,6 +146,7 @@ def test_killed_with_its_launcher_and_resumed(commands: Commands, straight: Path
     assert_same(run, straight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "options"),
     [
@@ -266,6 +267,7 @@ def test_two_nodes_write_one_run_directory(commands: Commands, straight: Path) -
     assert_same(run, straight)
 
 
+@pytest.mark.slow
 def test_started_by_torchrun(commands: Commands, straight: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}

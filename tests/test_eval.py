@@ -57,6 +57,7 @@ def play(*arguments: str, out: Path) -> dict[str, Any]:
     return json.loads((out / "eval.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_door(run: Path) -> None:
     command = [sys.executable, str(ROOT / "src/eval.py"), "run=run", "episodes=7", "seed=5", "video=true"]
     done = subprocess.run(command, cwd=run.parent, capture_output=True, text=True, timeout=120)

@@ -65,6 +65,7 @@ def test_a_thousand_trials_go_left_as_often_as_in_the_books_loop(runs: dict[str,
         assert abs(mine.mean() - theirs.mean()) < 4 * error, (first, last)
 
 
+@pytest.mark.slow
 def test_it_is_the_books_figure(runs: dict[str, RunDirectory]) -> None:
     """As it can be read: Q-learning 94 % near episode 20 and 13 to 14 % at 300; double 11 % at 50 and 7 % at 300.
 

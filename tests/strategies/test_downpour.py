@@ -248,6 +248,7 @@ def test_workers_and_servers_that_die(commands: Commands) -> None:
 NODES = (*SMALL, "algo=dqn", "strategy=downpour", "strategy.seconds=20", "trainer=multi_node", "trainer.devices=1")
 
 
+@pytest.mark.slow
 def test_two_nodes(commands: Commands) -> None:
     port, secret = free_port(), {"DOWNPOUR_TOKEN": secrets.token_hex(32)}
     nodes = [Commands(commands.folder / name) for name in ("node0", "node1")]
