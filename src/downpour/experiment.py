@@ -110,6 +110,18 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, **groups}
 
 
+def run_of(config: Mapping[str, Any], directory: Path, **process_facts: Any) -> Run:
+    """The facts of a run of a checked configuration, with those of one of its processes (see `Run`)."""
+    return Run(
+        directory=directory,
+        seed=config["seed"],
+        total_steps=config[length_key(config)],
+        eval_every=config["eval_every"],
+        eval_episodes=config.get("eval_episodes") or 0,
+        **process_facts,
+    )
+
+
 def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
     """Refuse what the processes of this node could not hold, before any of them is started.
 
@@ -119,14 +131,7 @@ def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -
     data: Any = locate(config["data"]["_target_"], "data")
     if not hasattr(data, "check_room"):
         return
-    run = Run(
-        directory=directory,
-        seed=config["seed"],
-        total_steps=config[length_key(config)],
-        eval_every=config["eval_every"],
-        eval_episodes=config.get("eval_episodes") or 0,
-        world_size=hardware.world_size,
-    )
+    run = run_of(config, directory, world_size=hardware.world_size)
     known = {name: each.default for name, each in parameters(data).items() if each.default is not each.empty}
     options = {name: value for name, value in {**known, **config["data"]}.items() if name != "_target_"}
     data.check_room(build_group(config, "env"), run, hardware.devices, **options)
@@ -291,12 +296,9 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     strategy = build_strategy(config, hardware)
     if rank == 0:
         hardware.warn_of_crowding(getattr(strategy, "servers", 0))
-    run = Run(
-        directory=directory,
-        seed=config["seed"],
-        total_steps=config[length_key(config)],
-        eval_every=config["eval_every"],
-        eval_episodes=config.get("eval_episodes") or 0,
+    run = run_of(
+        config,
+        directory,
         rank=rank,
         world_size=world_size or 1,
         ranks_per_replica=getattr(strategy, "ranks_per_replica", 1),
