@@ -66,4 +66,5 @@ def train(total_steps: int) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # as the framework does
     print(train(int(sys.argv[1])))

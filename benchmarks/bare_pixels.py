@@ -182,4 +182,5 @@ def train(world: Any, total_steps: int, warmup: int, mixed: bool) -> float:
 if __name__ == "__main__":
     scale, steps, warmup, threads = sys.argv[1], *map(int, sys.argv[2:5])
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # as the framework does
     print(train(Atari() if scale == "atari" else MinAtar(), steps, warmup, "bf16" in sys.argv))

@@ -82,6 +82,7 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     kind, model, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
+    torch.set_flush_denormal(kind == "bare")  # as the framework does
     samples = Digits().load()
     x, y = torch.from_numpy(samples.inputs[:1258]), torch.from_numpy(samples.targets[:1258])
     print((bare if kind == "bare" else with_lightning)(model, x, y, steps))

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 
 from downpour.trainer import Hardware
 
@@ -22,3 +23,14 @@ def test_more_processes_than_cores_is_told(
     Hardware(accelerator="cpu", devices=4).warn_of_crowding(servers)
     assert len(caplog.messages) == len(told)
     assert all(text in message for text, message in zip(told, caplog.messages, strict=True))
+
+
+def test_denormal_numbers_count_as_zero() -> None:
+    """An optimizer's memory of a gradient that stays zero ends in them, and the CPU takes its time over each."""
+    tiny = torch.tensor([1e-39])
+    try:
+        Hardware(accelerator="cpu").apply()
+        assert float(tiny * 0.5) == 0.0
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(tiny * 0.5) > 0.0

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from downpour import directory as directories
@@ -54,7 +53,7 @@ def main(role: str, config_file: str, directory: str, launcher: int, *handle: st
 def be_server(config: Mapping[str, Any], listener: socket.socket) -> None:
     """Serve until killed."""
     hardware = build(config["trainer"])
-    torch.set_num_threads(hardware.threads or torch.get_num_threads())
+    hardware.apply()
     strategy = experiment.build_strategy(config, hardware)
     in_step = strategy.in_step(hardware.world_size)
     server = strategy.server(hardware.world_size, lambda own: experiment.build_optimizer(config, own, in_step))
