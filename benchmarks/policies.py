@@ -48,14 +48,15 @@ OURS: dict[str, tuple[int, list[str]]] = {  # steps, overrides
 # Products of a batch with a hidden layer's weights in one update, which is one environment step: a network's forward
 # pass has one, its gradient two more, and a critic through which the actor's gradient only passes one more.
 PRODUCTS = {"ddpg": 10.0, "td3": 11.5, "sac": 16.0}
+ROUNDED = "trainer.matmul_precision=medium"  # products of numbers rounded to bfloat16, where the CPU has them
 
 
-def downpour(name: str, shares: dict[str, list[float]]) -> float:
+def downpour(name: str, shares: dict[str, list[float]], *more: str) -> float:
     """One training run from the command line; notes where its time went."""
     steps, overrides = OURS[name]
     length = [f"total_env_steps={steps}", f"eval_every={steps}", "eval_episodes=1"]
     with tempfile.TemporaryDirectory() as directory:
-        run([str(HERE.parent / "src" / "train.py"), *overrides, *length, f"hydra.run.dir={directory}/run"])
+        run([str(HERE.parent / "src" / "train.py"), *overrides, *more, *length, f"hydra.run.dir={directory}/run"])
         return rate(Path(directory) / "run" / "timing.csv", 2 * WARMUP, shares)
 
 
@@ -81,20 +82,25 @@ def main(turns: int) -> str:
     ]
     notes = []
     for name, (steps, _) in OURS.items():
-        shares: dict[str, list[float]] = {}
-        ours, theirs = [], []
+        variants = {name: (), f"{name}, `{ROUNDED}`": (ROUNDED,)} if name in PRODUCTS else {name: ()}
+        shares: dict[str, dict[str, list[float]]] = {variant: {} for variant in variants}
+        ours: dict[str, list[float]] = {variant: [] for variant in variants}
+        theirs = []
         for turn in range(turns):
-            ours.append(downpour(name, shares))
+            for variant, more in variants.items():
+                ours[variant].append(downpour(name, shares[variant], *more))
             theirs.append(float(run([str(HERE / "peer_sb3_policies.py"), name, str(steps)])))
-            print(f"turn {turn + 1}  {name}: {ours[-1]:.0f} and {theirs[-1]:.0f} steps/s", file=sys.stderr)
-        ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
-        numbers = f"{statistics.median(ours):.0f} | {statistics.median(theirs):.0f}"
-        spread = (statistics.median(ratios), min(ratios), max(ratios))
-        lines.append(f"| {name} | {numbers} | " + " | ".join(f"{ratio:.2f}" for ratio in spread) + " |")
-        parts = ", ".join(f"{part} {100 * statistics.median(values):.0f} %" for part, values in shares.items())
+            found = ", ".join(f"{values[-1]:.0f}" for values in ours.values())
+            print(f"turn {turn + 1}  {name}: {found} and {theirs[-1]:.0f} steps/s", file=sys.stderr)
+        for variant, values in ours.items():
+            ratios = [mine / other for mine, other in zip(values, theirs, strict=True)]
+            numbers = f"{statistics.median(values):.0f} | {statistics.median(theirs):.0f}"
+            spread = (statistics.median(ratios), min(ratios), max(ratios))
+            lines.append(f"| {variant} | {numbers} | " + " | ".join(f"{ratio:.2f}" for ratio in spread) + " |")
+        parts = ", ".join(f"{part} {100 * statistics.median(values):.0f} %" for part, values in shares[name].items())
         notes.append(f"Where its time goes with {name}: {parts}.")
         if name in PRODUCTS:
-            least, step = 1e3 * PRODUCTS[name] * product_seconds(), 1e3 / statistics.median(ours)
+            least, step = 1e3 * PRODUCTS[name] * product_seconds(), 1e3 / statistics.median(ours[name])
             notes.append(f"{PRODUCTS[name]:g} matrix products take {least:.2f} ms of the {step:.2f} ms of its update.")
     return "\n".join([*lines, "", *notes])
 

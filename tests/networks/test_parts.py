@@ -1,6 +1,7 @@
 """Normalizations against their formulas in float64; initial weights; dropout and residual connections."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from downpour.config import ConfigError
 from downpour.networks import MLP, ConvNet, Recurrent, ResNet
 from downpour.networks.convolutional import Block, image_shape
-from downpour.networks.parts import BatchNormalization, LayerNormalization, RMSNormalization, initialize
+from downpour.networks.parts import BatchNormalization, LayerNormalization, ReLU, RMSNormalization, initialize
 
 BOX = spaces.Box(-np.inf, np.inf, (6,), np.float32)
 IMAGES = spaces.Box(-np.inf, np.inf, (2, 8, 6), np.float32)
@@ -187,3 +188,30 @@ def test_channels_that_come_last_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(3, 96, 96), (16, 4, 4), (12, 100, 1), (1, 8, 8), (4, 84, 84)])
 def test_what_may_be_an_image_is_taken(shape: tuple[int, int, int]) -> None:
     assert image_shape(spaces.Box(0, 1, shape), "convnet") == shape
+
+
+def test_relu_writes_over_its_input_where_autograd_lets_it() -> None:
+    x, affine = torch.randn(7, 3), nn.Linear(3, 5)
+    a = affine(x)
+    assert ReLU()(a).data_ptr() == a.data_ptr()
+    with torch.no_grad():
+        a = affine(x)
+        assert ReLU()(a).data_ptr() == a.data_ptr()
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: (x * 1).t()], ids=["leaf", "view"])
+def test_relu_leaves_alone_what_autograd_needs(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """What a stage of a pipeline is sent, and what a transpose or another rank hands on."""
+    x = torch.randn(4, 4, dtype=torch.float64, requires_grad=True)
+    before = x.detach().clone()
+    (ReLU()(make(x)) ** 2).sum().backward()
+    assert torch.equal(x.detach(), before)
+    torch.testing.assert_close(x.grad, 2 * before.clamp(min=0))
+
+
+def test_relu_has_the_gradient_of_torch() -> None:
+    torch.manual_seed(0)
+    x, mine = torch.randn(6, 3), nn.Sequential(nn.Linear(3, 8), ReLU(), nn.Linear(8, 8), ReLU(), nn.Linear(8, 2))
+    plain = nn.Sequential(*(nn.ReLU() if isinstance(layer, ReLU) else layer for layer in mine))
+    gradients = [torch.autograd.grad(net(x).square().sum(), list(mine.parameters())) for net in (mine, plain)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -10,8 +10,22 @@ Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
 Normalization = Literal["none", "batch", "layer", "rms"]
 Initialization = Literal["default", "xavier", "he", "orthogonal"]
 
+
+class ReLU(nn.ReLU):
+    """max(0, A), written over A: on a CPU a network of a few hundred units waits for memory, not for arithmetic.
+
+    A is the output of an affine map or a normalization, whose gradients need it no more.
+    """
+
+    def forward(self, a: Tensor) -> Tensor:
+        """[batch, ...] -> the same, in the same memory unless autograd has a claim to it."""
+        if a.requires_grad and (a.is_leaf or a._is_view()):  # sent by another stage or rank; a transpose
+            return a.relu()
+        return a.relu_()
+
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
+    "relu": ReLU,
     "tanh": nn.Tanh,
     "elu": nn.ELU,
     "gelu": nn.GELU,
