@@ -18,7 +18,7 @@ from tests.worlds import CONF, composed
 
 from downpour import config as configuration
 from downpour.config import ConfigError, locate, parameters, targets
-from downpour.experiment import GROUPS, Settings, length_key, validate
+from downpour.validation import GROUPS, Settings, validate
 
 SRC = Path(configuration.__file__).parent
 CHOICES = sorted(
@@ -258,8 +258,3 @@ def test_every_key_without_a_group_is_read(name: str) -> None:
     assert name in constants, name
     pages = [CONF / "train.yaml", *(CONF / "length").glob("*.yaml")]
     assert any(name in yaml.safe_load(page.read_text()) for page in pages)
-
-
-def test_the_length_of_a_run_is_read_under_the_name_of_its_steps() -> None:
-    assert length_key(checked()) == "total_env_steps"
-    assert length_key(checked("algo=supervised")) == "total_gradient_steps"

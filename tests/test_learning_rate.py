@@ -6,9 +6,10 @@ import pytest
 from tests.commands import checkpoint, rows
 from tests.training import composed, resume, train
 
-from downpour import experiment
+from downpour.building import build_schedule
 from downpour.config import ConfigError
 from downpour.learning_rate import Linear
+from downpour.validation import validate
 
 SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=[]")
 KINDS = {
@@ -36,8 +37,8 @@ def test_the_way_down_is_as_long_as_the_run(tmp_path: Path, kind: str) -> None:
     seen = [float(row["train/learning_rate"]) for row in rows(tmp_path / "metrics.csv") if row["train/learning_rate"]]
     assert seen == sorted(seen, reverse=True) and seen[0] >= 0.5 * group["base_lr"] > 20 * seen[-1]
     assert group["lr"] == pytest.approx(0, abs=1e-12)  # all of the way has been made
-    config = experiment.validate(composed(*KINDS[kind], *SHORT, "schedule=linear"))
-    planned = experiment.build_schedule(config).steps
+    config = validate(composed(*KINDS[kind], *SHORT, "schedule=linear"))
+    planned = build_schedule(config).steps
     round_updates = config["data"].get("updates", 1)
     assert planned <= made <= planned + 2 * round_updates  # but no more than the last rounds were without a step
 
@@ -68,10 +69,10 @@ def test_it_follows_a_run_that_is_lengthened(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_planned(overrides: str, in_step: int, steps: int) -> None:
-    config = experiment.validate(composed(*overrides.split()))
-    assert experiment.build_schedule(config, in_step).steps == steps
+    config = validate(composed(*overrides.split()))
+    assert build_schedule(config, in_step).steps == steps
 
 
 def test_a_run_of_unknown_length_is_told() -> None:
     with pytest.raises(ConfigError, match=r"schedule\.steps=null: how many gradient steps"):
-        experiment.validate(composed("algo=reinforce", "schedule=cosine"))
+        validate(composed("algo=reinforce", "schedule=cosine"))

@@ -113,7 +113,7 @@ def load(
     import torch
 
     from downpour.checkpoints import BEST, LAST
-    from downpour.experiment import trained
+    from downpour.loading import load_trained
 
     try:
         device = torch.device(settings.device)
@@ -123,7 +123,7 @@ def load(
         raise ConfigError("device", settings.device, f"not on this machine, which has {fits}") from None
     first = BEST if settings.checkpoint == "best" else LAST
     algorithm: Any
-    algorithm, path, step = trained(directory, config, spaces, first, "run")
+    algorithm, path, step = load_trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
         if not hasattr(algorithm, "evaluation_epsilon"):
             advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"

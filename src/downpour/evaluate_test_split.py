@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from downpour import dropout
+from downpour.building import build_group
 from downpour.config import ConfigError
 from downpour.evaluate import Settings, aligned, load, spaced
-from downpour.experiment import build_group
 from downpour.run import Run
 
 Mode = Literal["scaled", "monte_carlo"]

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from downpour import directory as directories
+from downpour.building import length_key
 from downpour.config import ConfigError, locate, nearest, show
-from downpour.experiment import length_key
 
 # Groups that decide how a run is computed and watched, not what.
 ANEW = ("trainer", "strategy", "logger", "callbacks", "debug")

@@ -17,7 +17,7 @@ from downpour.analysis.published import PUBLISHED
 from downpour.analysis.report import report
 from downpour.analysis.runs import RunDirectory, find_runs
 from downpour.config import ConfigError
-from downpour.experiment import validate
+from downpour.validation import validate
 
 DQN = "downpour.algorithms.dqn.DQN"
 
