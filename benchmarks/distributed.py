@@ -41,7 +41,7 @@ def downpour(task: bare.Task, processes: int, directory: Path) -> float:
     every = task.steps // 5
     options = [f"model.{key}={str(value).replace(' ', '')}" for key, value in task.widths.items()]
     options += [f"total_gradient_steps={task.steps + every}", f"eval_every={task.steps + every}"]
-    options += [f"callbacks.recorder.every={every}", f"data.updates={min(20, every)}", "logger=[]"]
+    options += [f"callbacks.recorder.every={every}", f"data.updates={min(20, every)}", "logger=csv"]
     trainer = "trainer=ddp_cpu" if processes > 1 else "trainer=cpu"
     chosen = ["algo=supervised", f"model={task.model}", f"data.batch_size={task.batch}", trainer, *options]
     fit(validate(resolved([*chosen, f"hydra.run.dir={directory}"])), directory)

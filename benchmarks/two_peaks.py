@@ -28,7 +28,7 @@ SETTINGS = [
     "eval_every=60_000",
     "eval_episodes=1000",
     "algo.evaluation=sample",
-    "logger=[]",
+    "logger=csv",
 ]
 HEADS = {
     "one Gaussian": ["model/head=gaussian"],

@@ -103,6 +103,15 @@ def test_gpus_that_are_not_there_are_refused_in_a_line(name: str, found: int, mo
     assert f"use {advice}" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "built"),
+    [("csv", set()), ("tensorboard", {"TensorBoard"}), ("wandb", {"WandB"}), ("many", {"TensorBoard", "WandB"})],
+)
+def test_a_logger_is_what_it_is_called(name: str, built: set[str]) -> None:
+    """The CSV files of the run directory are every run's."""
+    assert {target.rpartition(".")[2] for target in targets(composed(f"logger={name}")["logger"])} == built
+
+
 def test_no_size_is_typed() -> None:
     """Shapes of observations, actions and classes come from the environment or the data set."""
     for path in CONF.rglob("*.yaml"):

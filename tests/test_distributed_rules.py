@@ -14,7 +14,7 @@ from downpour import experiment
 from downpour.config import build
 from downpour.validation import validate
 
-SHORT = ("trainer=ddp_cpu", "logger=[]", "total_env_steps=256", "eval_every=256", "eval_episodes=2")
+SHORT = ("trainer=ddp_cpu", "logger=csv", "total_env_steps=256", "eval_every=256", "eval_episodes=2")
 TABLE = ("env=frozen_lake", "model=table", "model.initial=1", "optimizer=sgd", "data.num_envs=4")
 CONTROL = ("env=pendulum", "model.hidden=[8]", "data.learning_starts=64", "data.batch_size=16", "data.updates=4")
 RULES: dict[str, tuple[str, ...]] = {

@@ -11,7 +11,7 @@ from downpour.config import ConfigError
 from downpour.learning_rate import Linear
 from downpour.validation import validate
 
-SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=[]")
+SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=csv")
 KINDS = {
     "dqn": ("algo=dqn", "data.learning_starts=64"),
     "online": ("algo=q_learning", "data.num_envs=4", "data.batch_size=2", "optimizer=sgd", "optimizer.lr=1e-3"),

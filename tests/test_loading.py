@@ -14,7 +14,7 @@ from downpour.environments import Gymnasium
 from downpour.loading import find_checkpoint, load_trained, policy_of
 
 SMALL = ("model.hidden=[8]", "env.vectorization=sync")
-SHORT = ("total_env_steps=32", "eval_every=32", "data.learning_starts=8", "data.round_steps=4", "logger=[]")
+SHORT = ("total_env_steps=32", "eval_every=32", "data.learning_starts=8", "data.round_steps=4", "logger=csv")
 
 
 @pytest.fixture(scope="module")

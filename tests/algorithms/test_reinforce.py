@@ -289,7 +289,7 @@ def most_of_one_gaussian(within: float = 0.3) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mixture_is_at_both_peaks_where_no_gaussian_can_be(tmp_path: Path, seed: int) -> None:
-    options = (*PEAKS, *MIXTURE, f"seed={seed}", "total_env_steps=60_000", "eval_every=60_000", "logger=[]")
+    options = (*PEAKS, *MIXTURE, f"seed={seed}", "total_env_steps=60_000", "eval_every=60_000", "logger=csv")
     train(tmp_path / "run", *options)
     rule = algorithm(tmp_path / "again", *options)
     rule.load_state_dict(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])

@@ -181,7 +181,7 @@ def test_a_worker_that_is_killed_is_missed_by_nobody(commands: Commands) -> None
 
 
 def test_rules_with_several_optimizers_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = validate(composed("algo=td3", "env=pendulum", *BACKUPS, "logger=[]", "model.hidden=[8]"))
+    config = validate(composed("algo=td3", "env=pendulum", *BACKUPS, "logger=csv", "model.hidden=[8]"))
     told = "strategy=backup_workers: TD3 has 2 optimizers, here all gradients must be of one: use ddp or downpour"
     assert [str(error) for error in fit_together(monkeypatch, config, tmp_path)] == [told] * 2
 

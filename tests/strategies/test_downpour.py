@@ -76,7 +76,7 @@ def test_several_optimizers(tmp_path: Path) -> None:
         "total_env_steps=1024",
         "eval_every=512",
         "data.num_envs=4",
-        "logger=[]",
+        "logger=csv",
         "algo.random_steps=0",
     )
     for name, strategy in (("plain", "auto"), ("downpour", "downpour")):
