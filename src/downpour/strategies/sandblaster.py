@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from downpour.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, locate
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt, locate
 from downpour.networks.parts import BatchNormalization
 from downpour.optimizers import needs_closure
 from downpour.strategies.asynchronous import Asynchronous
@@ -127,15 +127,14 @@ class Sandblaster(Asynchronous):
         *,
         portions: PositiveInt = 16,
         backups: NonNegativeInt = 1,
-        seconds: PositiveFloat = 60.0,
+        **kwargs: Any,
     ):
         """
         Args:
             portions: that a batch is divided in; many more than workers, so that the fast do more of them.
             backups: copies of a late portion that free workers may compute beside the first.
-            seconds: longest wait for the coordinator.
         """
-        super().__init__(hardware, servers=1, seconds=seconds)
+        super().__init__(hardware, **kwargs)
         self.ranks_per_replica = hardware.world_size  # all see the same batch
         self.portions, self.backups = portions, backups
 
