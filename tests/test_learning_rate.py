@@ -66,6 +66,13 @@ def test_it_follows_a_run_that_is_lengthened(tmp_path: Path) -> None:
         ("experiment=digits_mlp", 2, 3_000),  # each rank makes all of them
         ("algo=ppo schedule=cosine total_env_steps=25600 data.num_envs=8 data.round_steps=32", 1, 100 * 40),
         ("algo=ppo schedule=cosine schedule.steps=7", 1, 7),
+        (
+            "experiment=digits_mlp trainer=ddp_cpu strategy.accumulate=4",
+            2,
+            750,
+        ),  # batches that the optimizer sees at once
+        ("experiment=digits_mlp trainer=ddp_cpu strategy=downpour strategy.n_push=3", 1, 1_000),  # the servers' updates
+        ("experiment=digits_mlp trainer=ddp_cpu strategy=backup_workers", 1, 3_000),
     ],
 )
 def test_what_is_planned(overrides: str, in_step: int, steps: int) -> None:

@@ -14,7 +14,7 @@ from downpour.algorithms.fixed_policy import RunPolicy
 from downpour.config import ConfigError, build, locate, settings_of, show
 from downpour.learning_rate import follow
 from downpour.run import Run
-from downpour.strategies import DataParallel
+from downpour.strategies import DataParallel, Parallelism
 from downpour.trainer import Hardware
 
 
@@ -93,8 +93,15 @@ def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
     data: Any = locate(config["data"]["_target_"], "data")
     planned = data.planned_batches(settings_of(config["data"]), config[length_key(config)], in_step)
     if planned is not None:
-        planned *= algorithm.steps_each(settings_of(config["algo"]))
+        steps = planned * algorithm.steps_each(settings_of(config["algo"]))
+        planned = max(1, steps // _batches_each(config["strategy"]))
     return build(config["schedule"], copies=in_step, planned=planned)
+
+
+def _batches_each(strategy: Mapping[str, Any]) -> int:
+    """Batches that each step of the optimizer is made of."""
+    kind: Any = locate(strategy["_target_"], "strategy") if strategy else None
+    return kind.batches_each(settings_of(strategy)) if kind and issubclass(kind, Parallelism) else 1
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:

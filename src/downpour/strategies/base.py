@@ -27,6 +27,11 @@ class Parallelism:
         self.seconds: dict[str, float] = {}
         self.traffic = 0.0
 
+    @classmethod
+    def batches_each(cls, settings: Mapping[str, Any]) -> int:
+        """Batches that each step of the optimizer is made of, given all arguments of the constructor."""
+        return 1
+
     def in_step(self, ranks: int) -> int:
         """Copies of the weights, each with its own batch, that make a gradient step together; of so many ranks."""
         return ranks // self.ranks_per_replica

@@ -1,5 +1,6 @@
 """Downpour SGD (Dean et al. 2012, section 4.1): (3)-(4) of the lecture, by workers that do not wait for each other."""
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar
@@ -48,6 +49,10 @@ class Downpour(Served):
         self.n_push, self.n_fetch, self.local_steps = n_push, n_fetch, local_steps
         self.pool = ThreadPoolExecutor(1) if overlap else None
         self.aware, self.bound = staleness_aware, max_staleness
+
+    @classmethod
+    def batches_each(cls, settings: Mapping[str, Any]) -> int:
+        return settings["n_push"]
 
     def server(self, workers: int, make_optimizer: OptimizerFactory) -> ParameterServer:
         """What one of its server processes runs."""
