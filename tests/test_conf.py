@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 from tests.worlds import CONF, composed
 
 from downpour import config as configuration
@@ -181,6 +182,51 @@ def test_the_search_for_keys_finds_them() -> None:
         expected = {leaf for leaf in leaves(config[group], f"{group}.") if not leaf.endswith("_target_")}
         written = {key for path in (CONF / group).glob("*.yaml") for key in keys(path)}
         assert {leaf for leaf in expected if leaf != group} <= written | {f"{group}"}, group
+
+
+# A constructor's defaults are those of its options
+
+
+@cache
+def whole(path: Path) -> Any:
+    """What an option's file says, with those of its group that it builds on."""
+    content: Any = OmegaConf.load(path)
+    bases = [path.with_name(f"{each}.yaml") for each in content.pop("defaults", []) if isinstance(each, str)]
+    return OmegaConf.merge(*(whole(base) for base in bases if base.exists()), content)
+
+
+def given(node: Any) -> Iterator[tuple[str, str, Any]]:
+    """(target, argument, value) of every class of ours in a node; what is empty is None."""
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        yield from given(value)
+        if node.get("_target_", "").startswith("downpour") and not (isinstance(value, dict) and "_target_" in value):
+            yield node["_target_"], name, None if value in ([], {}) else value
+
+
+@cache
+def defaults() -> dict[tuple[str, str], list[Any]]:
+    """(target, argument) -> what each option that builds it gives, of arguments that have a default in Python."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for path in CONF.rglob("[!_]*.yaml"):
+        if path.is_relative_to(CONF / "experiment"):
+            continue
+        for target, name, value in given(OmegaConf.to_container(whole(path))):
+            if name in parameters(locate(target, "")):
+                found.setdefault((target, name), []).append(value)
+    return {key: values for key, values in found.items() if default(*key) is not inspect.Parameter.empty}
+
+
+def default(target: str, name: str) -> Any:
+    """That of the constructor."""
+    return parameters(locate(target, ""))[name].default
+
+
+@pytest.mark.parametrize("key", sorted(defaults()), ids=".".join)
+def test_a_default_in_python_is_that_of_an_option(key: tuple[str, str]) -> None:
+    """Who reads the constructor and who reads the YAML see the same."""
+    assert default(*key) in defaults()[key]
 
 
 # Every key is read

@@ -28,6 +28,7 @@ def reinforce(environment: Any, head: Head, seed: int, **options: Any) -> Reinfo
     torch.manual_seed(seed)
     network = lambda space, outputs: Linear(space, outputs)  # noqa: E731
     spaces_ = (environment.observation_space, environment.action_space)
+    options = {"baseline": "none", "normalize_returns": False, "gradient_clip": None, **options}
     rule = Reinforce(spaces_[0], network, lambda p: torch.optim.SGD(p, 0.1), head=head, gamma=1.0, **options)
     for parameter in rule.parameters():
         nn.init.normal_(parameter, std=0.4)
