@@ -50,7 +50,8 @@ class Validation(Callback):
 
     def _stops(self, trainer: Any, metrics: dict[str, float]) -> bool:
         """Whether another callback is about to end the run for these metrics."""
-        return any(each.ends(metrics) for each in trainer.callbacks if isinstance(each, EarlyStop))
+        known = {**trainer.callback_metrics, **metrics}
+        return any(each.ends(known) for each in trainer.callbacks if isinstance(each, EarlyStop))
 
     def _draw(self, trainer: Any, algorithm: Any, data: Any, outputs: torch.Tensor, targets: torch.Tensor) -> None:
         from downpour.analysis.confusion import confusion_matrix
