@@ -130,15 +130,3 @@ def load(
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon
     return algorithm.to(device), path, step
-
-
-def spaced(number: int) -> str:
-    """50000 -> "50 000"."""
-    return f"{number:,}".replace(",", " ")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, the heading first."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows]
-    return [lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]]

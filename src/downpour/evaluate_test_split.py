@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from downpour import dropout
+from downpour.analysis.text import aligned, spaced
 from downpour.building import build_group
 from downpour.config import ConfigError
-from downpour.evaluate import Settings, aligned, load, spaced
+from downpour.evaluate import Settings, load
 from downpour.run import Run
 
 Mode = Literal["scaled", "monte_carlo"]

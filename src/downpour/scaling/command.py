@@ -133,7 +133,7 @@ def _explain(error: Exception) -> str:
 
 def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
     """Run every case in each turn."""
-    from downpour.analysis.table import spaced
+    from downpour.analysis.text import spaced
     from downpour.scaling import plan, results
 
     begin = time.monotonic()
