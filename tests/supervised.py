@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from downpour import directory as directories
 from downpour import experiment
-from downpour.callbacks.checkpoint import Checkpoint, Stopped
+from downpour.callbacks.checkpoint import Checkpoint
 from downpour.cli import CONF
+from downpour.failures import Stopped
 from downpour.validation import validate
 
 SMALL = ("algo=supervised", "total_gradient_steps=60", "eval_every=20", "data.updates=7")
