@@ -125,7 +125,7 @@ def load(
     algorithm: Any
     algorithm, path, step = load_trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
-        if not hasattr(algorithm, "evaluation_epsilon"):
+        if algorithm.evaluation_epsilon is None:
             advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon

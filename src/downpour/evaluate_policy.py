@@ -44,7 +44,7 @@ def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out:
         "algorithm": type(policy).__name__,
         "episodes": len(returns),
         "seed": seed,
-        "epsilon": getattr(policy, "evaluation_epsilon", None),
+        "epsilon": policy.evaluation_epsilon,
         "num_envs": num_envs,
         "return": describe(returns),
         "length": describe(lengths),

@@ -58,7 +58,7 @@ def judge(algorithm: Any, data: Any, mode: Mode | None, samples: int, seed: int)
     Raises:
         ConfigError: the algorithm predicts nothing, or its network drops nothing.
     """
-    if not hasattr(algorithm, "predict"):
+    if not algorithm.single_pass:
         if mode is not None:
             raise ConfigError("dropout", mode, f"{type(algorithm).__name__} predicts no targets; leave it out")
         return {"metrics": algorithm.evaluate(_on(algorithm, data))}

@@ -15,7 +15,7 @@ from downpour.config import build
 from downpour.loading import find_checkpoint, policy_of
 from downpour.loggers import RunFiles
 from downpour.run import Purpose, Run, StepCounts, process
-from downpour.strategies import Parallelism
+from downpour.strategies import parallelism
 from downpour.summary import recorded
 from downpour.trainer import Hardware, make_trainer
 from downpour.transfer import prepare
@@ -49,14 +49,15 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     hardware: Hardware = build(config["trainer"])
     hardware.apply()
     strategy = build_strategy(config, hardware)
+    ours = parallelism(strategy)
     if rank == 0:
-        hardware.warn_of_crowding(getattr(strategy, "servers", 0))
+        hardware.warn_of_crowding(ours.servers)
     run = run_of(
         config,
         directory,
         rank=rank,
         world_size=world_size or 1,
-        ranks_per_replica=getattr(strategy, "ranks_per_replica", 1),
+        ranks_per_replica=ours.ranks_per_replica,
         asynchronous=link is not None,
         others=link.others if link else StepCounts(),
     )
@@ -64,8 +65,7 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     prepare(algorithm, config)
     if hardware.cuda_graph:
         algorithm.captured = graphs.CapturedStep()
-    if isinstance(strategy, Parallelism):
-        strategy.prepare(algorithm)
+    ours.prepare(algorithm)
     watches = link is None or rank == 0  # where the ranks do not wait for each other, one evaluates and records
     nodes = config["callbacks"].values() if watches else ()
     callbacks = [build(node, run=run, environment=environment) for node in nodes]

@@ -26,7 +26,7 @@ def check_pairing(config: Mapping[str, Any]) -> None:
         raise ConfigError("data", data.stream, f"{name} learns from {options}")
     if not config["env"] and _needs_environment(data):
         raise ConfigError("env", "none", f"data={data.stream} comes from an environment: choose another option of env")
-    if config["optimizer"] and not hasattr(algorithm, "closure_step"):
+    if config["optimizer"] and not algorithm.single_pass:
         optimizer = locate(config["optimizer"].get("_target_", ""), "optimizer")
         if needs_closure(optimizer):
             advice = (

@@ -18,11 +18,11 @@ from downpour.config import (
     check_arguments,
     locate,
     nearest,
-    parameters,
+    settings_of,
     show,
 )
 from downpour.pairing import check_pairing
-from downpour.strategies import Parallelism
+from downpour.strategies import parallelism
 from downpour.trainer import Hardware
 
 LEARNING = ("algo", "env", "data", "model", "optimizer", "schedule")
@@ -84,9 +84,7 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
     if groups["schedule"]:
         build_schedule({**settings, **groups})
     hardware: Hardware = build(groups["trainer"])  # says what this machine lacks
-    strategy = build_strategy(groups, hardware)
-    if isinstance(strategy, Parallelism):
-        strategy.check(algorithm, data, groups)
+    parallelism(build_strategy(groups, hardware)).check(algorithm, data, groups)
     graphs.check(hardware, algorithm, groups)
     return {**settings, **groups}
 
@@ -98,9 +96,6 @@ def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -
         ConfigError: with what is needed and what would fit.
     """
     data: Any = locate(config["data"]["_target_"], "data")
-    if not hasattr(data, "check_room"):
-        return
+    environment = build_group(config, "env") if config["env"] else None
     run = run_of(config, directory, world_size=hardware.world_size)
-    known = {name: each.default for name, each in parameters(data).items() if each.default is not each.empty}
-    options = {name: value for name, value in {**known, **config["data"]}.items() if name != "_target_"}
-    data.check_room(build_group(config, "env"), run, hardware.devices, **options)
+    data.check_room(settings_of(config["data"]), environment, run, hardware.devices)

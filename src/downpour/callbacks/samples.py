@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback
 
 from downpour.config import PositiveInt
+from downpour.loggers import WandB
 from downpour.run import Run
 
 
@@ -38,5 +39,5 @@ class Samples(Callback):
         true, made = (each.float().cpu().numpy() * data.scale + data.mean for each in (true, made))
         side_by_side(true, made, path)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # Weights & Biases
+            if isinstance(logger, WandB):
                 logger.log_image("test/samples", [str(path)], step=data.step)

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from downpour.callbacks.early_stop import EarlyStop
+from downpour.loggers import WandB
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -61,5 +62,5 @@ class Validation(Callback):
         counts = confusion(outputs, targets, algorithm.classes)
         confusion_matrix(counts.cpu().numpy(), data.samples.classes, path)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # Weights & Biases
+            if isinstance(logger, WandB):
                 logger.log_image("test/confusion", [str(path)], step=data.step)

@@ -13,7 +13,7 @@ from downpour.building import build_strategy
 from downpour.composition import composed
 from downpour.config import ConfigError, build
 from downpour.scaling import variants
-from downpour.strategies import Parallelism
+from downpour.strategies import parallelism
 from downpour.validation import validate
 
 DOOR = Path(__file__).resolve().parents[2] / "train.py"
@@ -106,10 +106,8 @@ def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
     """Copies of the model that make a counted step together, all that there are, and servers."""
     config = validate(resolved(overrides))
     hardware = build(config["trainer"])
-    strategy = build_strategy(config, hardware)
-    copies = hardware.world_size // getattr(strategy, "ranks_per_replica", 1)
-    in_step = strategy.in_step(hardware.world_size) if isinstance(strategy, Parallelism) else copies
-    return in_step, copies, getattr(strategy, "servers", 0)
+    ours, ranks = parallelism(build_strategy(config, hardware)), hardware.world_size
+    return ours.in_step(ranks), ranks // ours.ranks_per_replica, ours.servers
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:

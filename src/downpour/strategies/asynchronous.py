@@ -30,7 +30,6 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
 
     Attributes:
         link: to the servers.
-        servers: processes that the workers talk to.
         reports_epochs: the workers make each step together, so each leaves its part of a checkpoint when an evaluation
             is due: a moment later it may wait for rank 0 and say nothing.
     """

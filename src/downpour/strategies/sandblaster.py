@@ -147,7 +147,7 @@ class Sandblaster(Asynchronous):
         if not needs_closure(locate(config["optimizer"]["_target_"], "optimizer")):
             advice = "takes one gradient a step: use optimizer=lbfgs, or strategy=downpour or ddp"
             raise ConfigError("optimizer", name, advice)
-        if not hasattr(algorithm, "closure_step"):
+        if not algorithm.single_pass:
             advice = f"{algorithm.__name__} has no batch to divide: use algo=supervised"
             raise ConfigError("strategy", self.name, advice)
 
