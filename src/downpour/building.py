@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from downpour.algorithms.base import Algorithm
 from downpour.algorithms.fixed_policy import RunPolicy
-from downpour.config import ConfigError, build, locate, settings_of, show
+from downpour.config import ConfigError, build, class_of, settings_of, show
 from downpour.learning_rate import follow
 from downpour.run import Run
 from downpour.strategies import DataParallel, Parallelism
@@ -20,7 +20,7 @@ from downpour.trainer import Hardware
 
 def length_key(config: Mapping[str, Any]) -> str:
     """The setting that says how long a run is, named after the steps that its data module counts."""
-    data: Any = locate(config["data"]["_target_"], "data")
+    data = class_of(config, "data")
     return f"total_{data.step_name}"
 
 
@@ -89,19 +89,20 @@ def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
     Raises:
         ConfigError: it does, and nobody can tell.
     """
-    algorithm: Any = locate(config["algo"]["_target_"], "algo")
-    data: Any = locate(config["data"]["_target_"], "data")
+    algorithm = class_of(config, "algo")
+    data = class_of(config, "data")
     planned = data.planned_batches(settings_of(config["data"]), config[length_key(config)], in_step)
     if planned is not None:
         steps = planned * algorithm.steps_each(settings_of(config["algo"]))
-        planned = max(1, steps // _batches_each(config["strategy"]))
+        planned = max(1, steps // _batches_each(config))
     return build(config["schedule"], copies=in_step, planned=planned)
 
 
-def _batches_each(strategy: Mapping[str, Any]) -> int:
+def _batches_each(config: Mapping[str, Any]) -> int:
     """Batches that each step of the optimizer is made of."""
-    kind: Any = locate(strategy["_target_"], "strategy") if strategy else None
-    return kind.batches_each(settings_of(strategy)) if kind and issubclass(kind, Parallelism) else 1
+    if not config["strategy"] or not issubclass(strategy := class_of(config, "strategy"), Parallelism):
+        return 1
+    return strategy.batches_each(settings_of(config["strategy"]))
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:

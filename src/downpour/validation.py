@@ -16,7 +16,7 @@ from downpour.config import (
     build,
     check,
     check_arguments,
-    locate,
+    class_of,
     nearest,
     settings_of,
     show,
@@ -76,8 +76,8 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
             if not isinstance(node, dict) or "_target_" not in node:
                 raise ConfigError(f"{name}.{key}", show(node), "names nothing that could be built: it has no _target_")
     check_pairing(groups)
-    algorithm: Any = locate(groups["algo"]["_target_"], "algo")
-    data: Any = locate(groups["data"]["_target_"], "data")
+    algorithm = class_of(groups, "algo")
+    data = class_of(groups, "data")
     length = f"total_{data.step_name}"
     if settings.get(length) is None:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
@@ -95,7 +95,7 @@ def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -
     Raises:
         ConfigError: with what is needed and what would fit.
     """
-    data: Any = locate(config["data"]["_target_"], "data")
+    data = class_of(config, "data")
     environment = build_group(config, "env") if config["env"] else None
     run = run_of(config, directory, world_size=hardware.world_size)
     data.check_room(settings_of(config["data"]), environment, run, hardware.devices)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from downpour.config import ConfigError, NonNegativeInt, PositiveInt, locate
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt, class_of
 from downpour.networks.parts import BatchNormalization
 from downpour.optimizers import needs_closure
 from downpour.strategies.asynchronous import Asynchronous
@@ -143,10 +143,10 @@ class Sandblaster(Asynchronous):
         return Coordinator(Board(workers, self.longest_wait), self.backups)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
-        name = config["optimizer"]["_target_"].rpartition(".")[2]
-        if not needs_closure(locate(config["optimizer"]["_target_"], "optimizer")):
+        optimizer = class_of(config, "optimizer")
+        if not needs_closure(optimizer):
             advice = "takes one gradient a step: use optimizer=lbfgs, or strategy=downpour or ddp"
-            raise ConfigError("optimizer", name, advice)
+            raise ConfigError("optimizer", optimizer.__name__, advice)
         if not algorithm.single_pass:
             advice = f"{algorithm.__name__} has no batch to divide: use algo=supervised"
             raise ConfigError("strategy", self.name, advice)

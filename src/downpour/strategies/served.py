@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from downpour.config import ConfigError, PositiveInt, locate
+from downpour.config import ConfigError, PositiveInt, class_of
 from downpour.directory import write_text
 from downpour.failures import Failed
 from downpour.optimizers import needs_closure
@@ -42,9 +42,10 @@ class Served(Asynchronous):
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
         super().check(algorithm, data, config)
-        if needs_closure(locate(config["optimizer"]["_target_"], "optimizer")):
+        optimizer = class_of(config, "optimizer")
+        if needs_closure(optimizer):
             advice = "evaluates the loss several times a step, servers take gradients: use strategy=sandblaster"
-            raise ConfigError("optimizer", config["optimizer"]["_target_"].rpartition(".")[2], advice)
+            raise ConfigError("optimizer", optimizer.__name__, advice)
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)
