@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback
 
+from downpour.analysis.samples import side_by_side
 from downpour.config import PositiveInt
 from downpour.loggers import WandB
 from downpour.run import Run
@@ -26,8 +27,6 @@ class Samples(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        from downpour.analysis.samples import side_by_side
-
         data = trainer.datamodule
         rows = self.rows if data.samples.is_image else 20 * self.rows
         true = torch.cat([batch["input"] for batch in data.split("test")])[:rows]
