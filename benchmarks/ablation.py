@@ -82,7 +82,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
         else:
             fixed = [
                 "experiment=mnih2015_ablation",
-                "logger=[]",
+                "logger=csv",
                 f"optimizer.lr={options.lr}",
                 f"eval_every={options.eval_every}",
             ]

@@ -28,8 +28,9 @@ import torch
 import torch.distributed as dist
 from omegaconf import OmegaConf
 
-from downpour import experiment
+from downpour.experiment import fit
 from downpour.scaling.plan import resolved
+from downpour.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "TORCHELASTIC_RUN_ID"  # tells a process that torchrun has started it
@@ -40,10 +41,10 @@ def downpour(task: bare.Task, processes: int, directory: Path) -> float:
     every = task.steps // 5
     options = [f"model.{key}={str(value).replace(' ', '')}" for key, value in task.widths.items()]
     options += [f"total_gradient_steps={task.steps + every}", f"eval_every={task.steps + every}"]
-    options += [f"callbacks.recorder.every={every}", f"data.updates={min(20, every)}", "logger=[]"]
+    options += [f"callbacks.recorder.every={every}", f"data.updates={min(20, every)}", "logger=csv"]
     trainer = "trainer=ddp_cpu" if processes > 1 else "trainer=cpu"
     chosen = ["algo=supervised", f"model={task.model}", f"data.batch_size={task.batch}", trainer, *options]
-    experiment.fit(experiment.validate(resolved([*chosen, f"hydra.run.dir={directory}"])), directory)
+    fit(validate(resolved([*chosen, f"hydra.run.dir={directory}"])), directory)
     if not (directory / "timing.csv").exists():  # not rank 0
         return 0.0
     with open(directory / "timing.csv") as file:

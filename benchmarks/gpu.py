@@ -48,7 +48,7 @@ def downpour(name: str, graph: bool) -> dict[str, float]:
     """A training run: steps a second after the warm-up and as many steps again, and where the time went."""
     counted = "gradient_steps" if name == "convnet" else "env_steps"
     options = [f"total_{counted}={STEPS[name]}", f"eval_every={STEPS[name]}", *OPTIONS[name], "trainer=gpu"]
-    options += [f"callbacks.recorder.every={WARMUP}", f"trainer.cuda_graph={str(graph).lower()}", "logger=[]"]
+    options += [f"callbacks.recorder.every={WARMUP}", f"trainer.cuda_graph={str(graph).lower()}", "logger=csv"]
     if counted == "env_steps":
         options += ["eval_episodes=1", "callbacks.evaluation.max_episode_steps=10"]
     with tempfile.TemporaryDirectory() as directory:

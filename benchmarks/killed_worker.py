@@ -45,7 +45,7 @@ def worker(run: Path, rank: int) -> int | None:
 
 def train(run: Path, settings: list[str], seed: int) -> dict[str, float]:
     """One run with its accident."""
-    more = [f"seed={seed}", f"hydra.run.dir={run}", "logger=[]", "callbacks.recorder.every=50"]
+    more = [f"seed={seed}", f"hydra.run.dir={run}", "logger=csv", "callbacks.recorder.every=50"]
     process = subprocess.Popen([sys.executable, str(DOOR), *settings, *more], stderr=subprocess.PIPE, text=True)
     killed_at = 0
     while process.poll() is None and not killed_at:

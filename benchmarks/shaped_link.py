@@ -41,7 +41,7 @@ SIZES = (4_000, 40_000, 400_000, 1_200_000)  # bytes of the all-reduces that alp
 REPEATS = 5
 LINKS = "20:50,5:200"  # milliseconds:Mbit/s
 STEPS = 40  # gradient steps of the two ranks
-TASK = ["algo=supervised", "data.batch_size=256", "data.updates=5", "model.hidden=[512,512]", "logger=[]"]
+TASK = ["algo=supervised", "data.batch_size=256", "data.updates=5", "model.hidden=[512,512]", "logger=csv"]
 WEIGHTS = 64 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
 PATIENCE = 300  # seconds until a command that does not end is given up
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from scipy.stats import bootstrap, norm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +28,7 @@ SETTINGS = [
     "eval_every=60_000",
     "eval_episodes=1000",
     "algo.evaluation=sample",
-    "logger=[]",
+    "logger=csv",
 ]
 HEADS = {
     "one Gaussian": ["model/head=gaussian"],
@@ -40,9 +39,9 @@ GRID, PEAK, WITHIN = torch.linspace(-4, 4, 4001), 1.0, 0.3
 
 def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
     """(Mean reward of the last evaluation, density over `GRID` at X = 0); the run is made if it is not there."""
-    from downpour.directory import read_summary
+    from downpour.directory import read_config, read_summary
     from downpour.environments import Gymnasium
-    from downpour.experiment import build_algorithm
+    from downpour.loading import load_trained
 
     directory = OUT / "two_peaks" / head.replace(" ", "_") / str(seed)
     if read_summary(directory).get("status") != "finished":
@@ -51,8 +50,7 @@ def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
         subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
     environment = Gymnasium(id="downpour/ContinuousBandit-v0")
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
-    rule: Any = build_algorithm(yaml.safe_load((directory / "config.yaml").read_text()), spaces)
-    rule.load_state_dict(torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    rule: Any = load_trained(directory, read_config(directory, "run"), spaces, "last.ckpt", "run")[0]
     with torch.no_grad():
         density = rule.head.distribution(rule.policy(torch.zeros(1, 1))).log_prob(GRID.unsqueeze(-1)).exp()
     return read_summary(directory)["eval/return_mean"], density.numpy()

@@ -34,7 +34,7 @@ SMALL = (
     "data.learning_starts=64",
     "data.capacity=600",
     "model.hidden=[16]",
-    "logger=[]",
+    "logger=csv",
 )
 PRELOAD = [
     "downpour.jobs",

@@ -53,7 +53,8 @@ def _rank(jobs: list[tuple[dict[str, Any], str, int]], rank: int, ranks: int, st
     import torch.distributed as dist
 
     from downpour import worker
-    from downpour.callbacks.checkpoint import Checkpoint, Stopped
+    from downpour.callbacks.checkpoint import Checkpoint
+    from downpour.failures import Stopped
 
     if stop_at is not None:
         ask = Checkpoint.on_train_batch_end

@@ -9,8 +9,10 @@ from omegaconf import OmegaConf
 
 from downpour import directory as directories
 from downpour import experiment
-from downpour.callbacks.checkpoint import Checkpoint, Stopped
+from downpour.callbacks.checkpoint import Checkpoint
 from downpour.cli import CONF
+from downpour.failures import Stopped
+from downpour.validation import validate
 
 SMALL = ("algo=supervised", "total_gradient_steps=60", "eval_every=20", "data.updates=7")
 
@@ -22,7 +24,7 @@ def configuration(directory: Path, *overrides: str) -> dict[str, Any]:
         composed = compose("train", overrides=[*overrides, f"hydra.run.dir={directory}"])
     plain: Any = OmegaConf.to_container(composed, resolve=True)
     plain["logger"] = {}
-    return experiment.validate(plain)
+    return validate(plain)
 
 
 def train(directory: Path, *overrides: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import pytest
 import torch
 import yaml
 from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 from tests.worlds import CONF, composed
 
 from downpour import config as configuration
 from downpour.config import ConfigError, locate, parameters, targets
-from downpour.experiment import GROUPS, Settings, length_key, validate
+from downpour.validation import GROUPS, Settings, validate
 
 SRC = Path(configuration.__file__).parent
 CHOICES = sorted(
@@ -103,6 +104,15 @@ def test_gpus_that_are_not_there_are_refused_in_a_line(name: str, found: int, mo
     assert f"use {advice}" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "built"),
+    [("csv", set()), ("tensorboard", {"TensorBoard"}), ("wandb", {"WandB"}), ("many", {"TensorBoard", "WandB"})],
+)
+def test_a_logger_is_what_it_is_called(name: str, built: set[str]) -> None:
+    """The CSV files of the run directory are every run's."""
+    assert {target.rpartition(".")[2] for target in targets(composed(f"logger={name}")["logger"])} == built
+
+
 def test_no_size_is_typed() -> None:
     """Shapes of observations, actions and classes come from the environment or the data set."""
     for path in CONF.rglob("*.yaml"):
@@ -172,6 +182,51 @@ def test_the_search_for_keys_finds_them() -> None:
         expected = {leaf for leaf in leaves(config[group], f"{group}.") if not leaf.endswith("_target_")}
         written = {key for path in (CONF / group).glob("*.yaml") for key in keys(path)}
         assert {leaf for leaf in expected if leaf != group} <= written | {f"{group}"}, group
+
+
+# A constructor's defaults are those of its options
+
+
+@cache
+def whole(path: Path) -> Any:
+    """What an option's file says, with those of its group that it builds on."""
+    content: Any = OmegaConf.load(path)
+    bases = [path.with_name(f"{each}.yaml") for each in content.pop("defaults", []) if isinstance(each, str)]
+    return OmegaConf.merge(*(whole(base) for base in bases if base.exists()), content)
+
+
+def given(node: Any) -> Iterator[tuple[str, str, Any]]:
+    """(target, argument, value) of every class of ours in a node; what is empty is None."""
+    if not isinstance(node, dict):
+        return
+    for name, value in node.items():
+        yield from given(value)
+        if node.get("_target_", "").startswith("downpour") and not (isinstance(value, dict) and "_target_" in value):
+            yield node["_target_"], name, None if value in ([], {}) else value
+
+
+@cache
+def defaults() -> dict[tuple[str, str], list[Any]]:
+    """(target, argument) -> what each option that builds it gives, of arguments that have a default in Python."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for path in CONF.rglob("[!_]*.yaml"):
+        if path.is_relative_to(CONF / "experiment"):
+            continue
+        for target, name, value in given(OmegaConf.to_container(whole(path))):
+            if name in parameters(locate(target, "")):
+                found.setdefault((target, name), []).append(value)
+    return {key: values for key, values in found.items() if default(*key) is not inspect.Parameter.empty}
+
+
+def default(target: str, name: str) -> Any:
+    """That of the constructor."""
+    return parameters(locate(target, ""))[name].default
+
+
+@pytest.mark.parametrize("key", sorted(defaults()), ids=".".join)
+def test_a_default_in_python_is_that_of_an_option(key: tuple[str, str]) -> None:
+    """Who reads the constructor and who reads the YAML see the same."""
+    assert default(*key) in defaults()[key]
 
 
 # Every key is read
@@ -258,8 +313,3 @@ def test_every_key_without_a_group_is_read(name: str) -> None:
     assert name in constants, name
     pages = [CONF / "train.yaml", *(CONF / "length").glob("*.yaml")]
     assert any(name in yaml.safe_load(page.read_text()) for page in pages)
-
-
-def test_the_length_of_a_run_is_read_under_the_name_of_its_steps() -> None:
-    assert length_key(checked()) == "total_env_steps"
-    assert length_key(checked("algo=supervised")) == "total_gradient_steps"

@@ -222,7 +222,7 @@ def test_bad_input_that_all_ranks_find_is_told_once(commands: Commands) -> None:
 @pytest.mark.slow
 def test_ctrl_c_twice_ends_all_ranks_at_once(commands: Commands) -> None:
     run = commands.folder / "run"
-    arguments = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000", "logger=[]")
+    arguments = ("env.id=tests.slow:Slow-v0", "data.round_steps=100000", "logger=csv")
     steps = commands.folder / "steps"
     surroundings = {**TESTS_FOUND, "SLOW_STEPS": str(steps)}
     running = commands.start(*TWO, f"hydra.run.dir={run}", *arguments, environment=surroundings)

@@ -12,8 +12,9 @@ from tests.training import composed
 
 from downpour import experiment
 from downpour.config import build
+from downpour.validation import validate
 
-SHORT = ("trainer=ddp_cpu", "logger=[]", "total_env_steps=256", "eval_every=256", "eval_episodes=2")
+SHORT = ("trainer=ddp_cpu", "logger=csv", "total_env_steps=256", "eval_every=256", "eval_episodes=2")
 TABLE = ("env=frozen_lake", "model=table", "model.initial=1", "optimizer=sgd", "data.num_envs=4")
 CONTROL = ("env=pendulum", "model.hidden=[8]", "data.learning_starts=64", "data.batch_size=16", "data.updates=4")
 RULES: dict[str, tuple[str, ...]] = {
@@ -63,7 +64,7 @@ def rank(number: int, folder: str, configs: dict[str, dict[str, Any]], ports: li
 
 
 def test_all_ranks_learn_the_same(tmp_path: Path) -> None:
-    configs = {name: experiment.validate(composed(f"algo={name}", *SHORT, *own)) for name, own in RULES.items()}
+    configs = {name: validate(composed(f"algo={name}", *SHORT, *own)) for name, own in RULES.items()}
     assert all(build(config["trainer"]).world_size == 2 for config in configs.values())
     context = multiprocessing.get_context("forkserver")
     ports = free_ports(len(configs))

@@ -25,6 +25,7 @@ from downpour.config import ConfigError
 from downpour.environments import Gymnasium
 from downpour.evaluate import main
 from downpour.run import Run
+from downpour.validation import validate
 from downpour.video import Camera, _picture
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ def train(directory: Path, *overrides: str) -> Path:
     short = ["total_env_steps=400", "eval_every=200", "eval_episodes=2", "~callbacks.progress"]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose("train", overrides=[*short, *overrides])
-    config = experiment.validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
+    config = validate(OmegaConf.to_container(composed, resolve=True))  # type: ignore[arg-type]
     directories.write_config(directory, config, {"overrides": [], "choices": {}})
     experiment.fit(config, directory)
     return directory

@@ -6,11 +6,12 @@ import pytest
 from tests.commands import checkpoint, rows
 from tests.training import composed, resume, train
 
-from downpour import experiment
+from downpour.building import build_schedule
 from downpour.config import ConfigError
 from downpour.learning_rate import Linear
+from downpour.validation import validate
 
-SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=[]")
+SHORT = ("total_env_steps=512", "eval_every=256", "model.hidden=[8]", "callbacks.recorder.every=32", "logger=csv")
 KINDS = {
     "dqn": ("algo=dqn", "data.learning_starts=64"),
     "online": ("algo=q_learning", "data.num_envs=4", "data.batch_size=2", "optimizer=sgd", "optimizer.lr=1e-3"),
@@ -36,8 +37,8 @@ def test_the_way_down_is_as_long_as_the_run(tmp_path: Path, kind: str) -> None:
     seen = [float(row["train/learning_rate"]) for row in rows(tmp_path / "metrics.csv") if row["train/learning_rate"]]
     assert seen == sorted(seen, reverse=True) and seen[0] >= 0.5 * group["base_lr"] > 20 * seen[-1]
     assert group["lr"] == pytest.approx(0, abs=1e-12)  # all of the way has been made
-    config = experiment.validate(composed(*KINDS[kind], *SHORT, "schedule=linear"))
-    planned = experiment.build_schedule(config).steps
+    config = validate(composed(*KINDS[kind], *SHORT, "schedule=linear"))
+    planned = build_schedule(config).steps
     round_updates = config["data"].get("updates", 1)
     assert planned <= made <= planned + 2 * round_updates  # but no more than the last rounds were without a step
 
@@ -65,13 +66,20 @@ def test_it_follows_a_run_that_is_lengthened(tmp_path: Path) -> None:
         ("experiment=digits_mlp", 2, 3_000),  # each rank makes all of them
         ("algo=ppo schedule=cosine total_env_steps=25600 data.num_envs=8 data.round_steps=32", 1, 100 * 40),
         ("algo=ppo schedule=cosine schedule.steps=7", 1, 7),
+        (
+            "experiment=digits_mlp trainer=ddp_cpu strategy.accumulate=4",
+            2,
+            750,
+        ),  # batches that the optimizer sees at once
+        ("experiment=digits_mlp trainer=ddp_cpu strategy=downpour strategy.n_push=3", 1, 1_000),  # the servers' updates
+        ("experiment=digits_mlp trainer=ddp_cpu strategy=backup_workers", 1, 3_000),
     ],
 )
 def test_what_is_planned(overrides: str, in_step: int, steps: int) -> None:
-    config = experiment.validate(composed(*overrides.split()))
-    assert experiment.build_schedule(config, in_step).steps == steps
+    config = validate(composed(*overrides.split()))
+    assert build_schedule(config, in_step).steps == steps
 
 
 def test_a_run_of_unknown_length_is_told() -> None:
     with pytest.raises(ConfigError, match=r"schedule\.steps=null: how many gradient steps"):
-        experiment.validate(composed("algo=reinforce", "schedule=cosine"))
+        validate(composed("algo=reinforce", "schedule=cosine"))

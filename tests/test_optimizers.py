@@ -13,6 +13,7 @@ from tests.supervised import SMALL, train, train_stopped
 
 from downpour import config, learning_rate
 from downpour.cli import CONF
+from downpour.optimizers import RMSprop
 
 Array = np.ndarray
 LR = 0.05
@@ -34,9 +35,12 @@ def adagrad(theta: Array, delta: float) -> Iterator[Array]:
         yield theta
 
 
-def rmsprop(theta: Array, delta: float, rho: float, inside: bool = True, momentum: float = 0.0) -> Iterator[Array]:
+def rmsprop(
+    theta: Array, delta: float, rho: float, inside: bool = True, momentum: float = 0.0, decay: float = 0.0
+) -> Iterator[Array]:
     r, step = np.zeros(5), np.zeros(5)
     for g in gradients():
+        g = g + decay * theta
         r = rho * r + (1 - rho) * g * g
         root = np.sqrt(delta + r) if inside else delta + np.sqrt(r)
         step = momentum * step + g / root
@@ -83,6 +87,7 @@ def sgd(theta: Array, momentum: float = 0.0, nesterov: bool = False) -> Iterator
         ("rmsprop", {"eps": 1e-4, "alpha": 0.9}, lambda theta: rmsprop(theta, 1e-4, 0.9)),
         ("rmsprop", {"eps": 1e-4, "eps_inside": False}, lambda theta: rmsprop(theta, 1e-4, 0.95, inside=False)),
         ("rmsprop", {"eps": 1e-4, "momentum": 0.5}, lambda theta: rmsprop(theta, 1e-4, 0.95, momentum=0.5)),
+        ("rmsprop", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: rmsprop(theta, 1e-4, 0.95, decay=0.1)),
         ("rmsprop", {"eps": 1e-2, "centered": True}, lambda theta: centered(theta, 1e-2, 0.95)),
         ("adam", {"eps": 1e-4}, lambda theta: adam(theta, 1e-4)),
         ("adam", {"eps": 1e-4, "weight_decay": 0.1}, lambda theta: adam(theta, 1e-4, penalty=0.1)),
@@ -103,9 +108,7 @@ def test_each_step_is_the_lectures(
 
 
 def test_rmsprop_with_delta_outside_is_torchs() -> None:
-    options = {"lr": LR, "alpha": 0.9, "eps": 1e-3, "centered": True, "momentum": 0.3}
-    from downpour.optimizers import RMSprop
-
+    options = {"lr": LR, "alpha": 0.9, "eps": 1e-3, "centered": True, "momentum": 0.3, "weight_decay": 0.1}
     ours, theirs = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
     pair = [RMSprop([ours], eps_inside=False, **options), torch.optim.RMSprop([theirs], **options)]  # type: ignore[arg-type]
     for g in gradients():
@@ -115,10 +118,17 @@ def test_rmsprop_with_delta_outside_is_torchs() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-9)
 
 
+def test_a_checkpoint_from_before_there_was_weight_decay_is_taken() -> None:
+    optimizer = RMSprop([torch.nn.Parameter(torch.ones(5))])
+    state = optimizer.state_dict()
+    del state["param_groups"][0]["weight_decay"]
+    optimizer.load_state_dict(state)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(5)
+    optimizer.step()
+
+
 @pytest.mark.parametrize("options", [{}, {"momentum": 0.5}, {"centered": True, "eps_inside": False}])
 def test_the_step_size_of_rmsprop_may_be_a_tensor(options: dict[str, Any]) -> None:
-    from downpour.optimizers import RMSprop
-
     ours, theirs = (torch.nn.Parameter(torch.ones(5, dtype=torch.float64)) for _ in range(2))
     pair = [RMSprop([ours], lr=LR, **options), RMSprop([theirs], lr=LR, **options)]
     pair[0].param_groups[0]["lr"] = torch.tensor(LR, dtype=torch.float64)
@@ -131,7 +141,6 @@ def test_the_step_size_of_rmsprop_may_be_a_tensor(options: dict[str, Any]) -> No
 
 def test_step_sizes_that_are_tensors_follow_schedules_and_are_saved_as_numbers() -> None:
     """As on a GPU, where a CUDA graph reads them."""
-    from downpour.optimizers import RMSprop
 
     def make() -> torch.optim.Optimizer:
         theta = torch.nn.Parameter(torch.zeros(1))

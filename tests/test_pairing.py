@@ -3,8 +3,8 @@
 import pytest
 from tests.training import composed
 
-from downpour import experiment
 from downpour.config import ConfigError
+from downpour.validation import validate
 
 REFUSED = {
     "env=none": "env=none: data=replay comes from an environment: choose another option of env",
@@ -35,7 +35,7 @@ REFUSED = {
 @pytest.mark.parametrize("typed", REFUSED)
 def test_what_does_not_go_together(typed: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        experiment.validate(composed(*typed.split()))
+        validate(composed(*typed.split()))
     assert str(caught.value).startswith(REFUSED[typed])
     assert "\n" not in str(caught.value)
 
@@ -53,4 +53,4 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("typed", ACCEPTED)
 def test_what_goes_together(typed: str) -> None:
-    experiment.validate(composed(*typed.replace(" gamma=0", " algo.gamma=0").split()))
+    validate(composed(*typed.replace(" gamma=0", " algo.gamma=0").split()))

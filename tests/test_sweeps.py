@@ -14,10 +14,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from downpour import experiment, sweeps
+from downpour import sweeps
 from downpour.composition import explain
 from downpour.config import ConfigError
 from downpour.failures import Failed
+from downpour.validation import validate
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["total_env_steps=128", "eval_every=64", "eval_episodes=1", "data.learning_starts=64"]
@@ -52,7 +53,7 @@ def test_wandb_sweep_parameters_are_valid_overrides(name: str) -> None:
     command = [each for each in DOUBLE_DQN["command"] if not each.startswith("$")]
     assert command == ["algo=double_dqn", "logger=wandb"]
     for value in values(DOUBLE_DQN["parameters"][name]):
-        config = experiment.validate(composed(*command, f"{name}={value}"))
+        config = validate(composed(*command, f"{name}={value}"))
         assert OmegaConf.select(OmegaConf.create(config), name) == value
 
 
@@ -64,7 +65,7 @@ def test_wandb_sweep_is_one_of_this_command_line() -> None:
     monitored = composed(*DOUBLE_DQN["command"][3:-1])["callbacks"]["checkpoint"]
     assert (monitored["monitor"], monitored["maximize"]) == ("eval/return_mean", True)
     with pytest.raises(ConfigError):  # the test above would see a name or a value that is wrong
-        experiment.validate(composed("+algo.gama=0.9"))
+        validate(composed("+algo.gama=0.9"))
 
 
 @installed("hydra_submitit_launcher")
@@ -120,7 +121,7 @@ def test_the_search_space_of_double_dqn_holds_nothing_but_valid_overrides() -> N
     assert not fixed and "optimizer.lr" in space
     for name, distribution in space.items():
         for value in getattr(distribution, "choices", None) or (distribution.low, distribution.high):
-            experiment.validate(composed("algo=double_dqn", f"{name}={value}"))
+            validate(composed("algo=double_dqn", f"{name}={value}"))
 
 
 @pytest.mark.parametrize(
@@ -160,4 +161,4 @@ def test_the_commands_of_the_page_are_valid(words: list[str]) -> None:
         if value is None and override.is_sweep_override():
             value = override.value().start
         first.append(f"{key}={value}" if override.is_sweep_override() else override.input_line)
-    experiment.validate(composed(*(word for word in first if word != "trainer=gpu")))  # which may not be here
+    validate(composed(*(word for word in first if word != "trainer=gpu")))  # which may not be here

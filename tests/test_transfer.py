@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.supervised import SMALL, train, train_stopped
 
-from downpour.callbacks.checkpoint import read
+from downpour.checkpoints import read
 from downpour.config import ConfigError
 from downpour.networks import MLP
 from downpour.transfer import freeze

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from downpour import experiment, jobs
 from downpour.cli import CONF
 from downpour.run import Run
+from downpour.validation import validate
 
 QUIET = ("logger=csv", "eval_episodes=2", "callbacks.evaluation.num_envs=2")
 
@@ -38,7 +39,7 @@ def resume(directory: Path, length: str) -> None:
 
 def algorithm(tmp_path: Path, *overrides: str) -> Any:
     """What a run would train, before its first step."""
-    config = experiment.validate(composed(*overrides))
+    config = validate(composed(*overrides))
     run = Run(directory=tmp_path, seed=config["seed"], total_steps=1000, eval_every=1000, eval_episodes=1)
     return experiment.build_parts(config, run)[0]
 

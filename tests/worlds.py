@@ -67,6 +67,7 @@ class Guess:
 
     device = torch.device("cpu")
     training = True
+    gpu_clock = None
 
     def __init__(self, actions: int = 2):
         self.actions = actions

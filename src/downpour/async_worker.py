@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 
 from downpour import directory as directories
-from downpour import experiment
+from downpour.building import build_optimizer, build_strategy
 from downpour.config import build
+from downpour.experiment import fit
 from downpour.failures import explain
 from downpour.launch import report
 from downpour.run import process
@@ -54,9 +55,9 @@ def be_server(config: Mapping[str, Any], listener: socket.socket) -> None:
     """Serve until killed."""
     hardware = build(config["trainer"])
     hardware.apply()
-    strategy = experiment.build_strategy(config, hardware)
+    strategy = build_strategy(config, hardware)
     in_step = strategy.in_step(hardware.world_size)
-    server = strategy.server(hardware.world_size, lambda own: experiment.build_optimizer(config, own, in_step))
+    server = strategy.server(hardware.world_size, lambda own: build_optimizer(config, own, in_step))
     serve(listener, token_of_this_run(), server.serve)
 
 
@@ -67,14 +68,14 @@ def be_worker(config: Mapping[str, Any], directory: Path) -> None:
     if rank:
         directories.log_to(None)
         logging.disable()  # rank 0 speaks
-    strategy = experiment.build_strategy(config, build(config["trainer"]))
+    strategy = build_strategy(config, build(config["trainer"]))
     link = Link(addresses, token_of_this_run(), rank, strategy.longest_wait)
     if rank:
-        experiment.fit(config, directory, link)
+        fit(config, directory, link)
         return
     with directories.locked(directory, shared=True):
         directories.log_to(directory)
-        experiment.fit(config, directory, link)
+        fit(config, directory, link)
 
 
 if __name__ == "__main__":

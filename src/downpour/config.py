@@ -104,6 +104,11 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     return found
 
 
+def class_of(config: Mapping[str, Any], group: str) -> Any:
+    """What a group of a configuration would build; see `locate`."""
+    return locate(str(config[group].get("_target_", "")), group)
+
+
 def _is_component(found: Any) -> bool:
     home = f"{found.__module__}." if inspect.isclass(found) else ""
     return any(home.startswith(f"{package}.") for package in COMPONENTS)

@@ -113,7 +113,7 @@ def load(
     import torch
 
     from downpour.checkpoints import BEST, LAST
-    from downpour.experiment import trained
+    from downpour.loading import load_trained
 
     try:
         device = torch.device(settings.device)
@@ -123,22 +123,10 @@ def load(
         raise ConfigError("device", settings.device, f"not on this machine, which has {fits}") from None
     first = BEST if settings.checkpoint == "best" else LAST
     algorithm: Any
-    algorithm, path, step = trained(directory, config, spaces, first, "run")
+    algorithm, path, step = load_trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
-        if not hasattr(algorithm, "evaluation_epsilon"):
+        if algorithm.evaluation_epsilon is None:
             advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon
     return algorithm.to(device), path, step
-
-
-def spaced(number: int) -> str:
-    """50000 -> "50 000"."""
-    return f"{number:,}".replace(",", " ")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, the heading first."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {' | '.join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))} |" for row in rows]
-    return [lines[0], "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|", *lines[1:]]

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from downpour.analysis.statistics import bootstrap_mean
+from downpour.analysis.text import aligned, spaced
 from downpour.callbacks.evaluation import play
 from downpour.config import ConfigError, build
-from downpour.evaluate import Settings, aligned, load, spaced
+from downpour.evaluate import Settings, load
 from downpour.run import Purpose
 from downpour.video import Camera, film
 
@@ -43,7 +44,7 @@ def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out:
         "algorithm": type(policy).__name__,
         "episodes": len(returns),
         "seed": seed,
-        "epsilon": getattr(policy, "evaluation_epsilon", None),
+        "epsilon": policy.evaluation_epsilon,
         "num_envs": num_envs,
         "return": describe(returns),
         "length": describe(lengths),

@@ -10,9 +10,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from downpour import dropout
+from downpour.analysis.text import aligned, spaced
+from downpour.building import build_group
 from downpour.config import ConfigError
-from downpour.evaluate import Settings, aligned, load, spaced
-from downpour.experiment import build_group
+from downpour.evaluate import Settings, load
 from downpour.run import Run
 
 Mode = Literal["scaled", "monte_carlo"]
@@ -57,7 +58,7 @@ def judge(algorithm: Any, data: Any, mode: Mode | None, samples: int, seed: int)
     Raises:
         ConfigError: the algorithm predicts nothing, or its network drops nothing.
     """
-    if not hasattr(algorithm, "predict"):
+    if not algorithm.single_pass:
         if mode is not None:
             raise ConfigError("dropout", mode, f"{type(algorithm).__name__} predicts no targets; leave it out")
         return {"metrics": algorithm.evaluate(_on(algorithm, data))}

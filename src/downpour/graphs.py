@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.optim import Optimizer
 
-from downpour.config import ConfigError, locate
+from downpour.config import ConfigError, class_of
 from downpour.learning_rate import advance
 from downpour.optimizers import capturable
 
@@ -183,7 +183,7 @@ def check(hardware: Any, algorithm: Any, config: Mapping[str, Any]) -> None:
     if not algorithm.static_shapes:
         advice = f"its gradient steps are not all of one shape, as a CUDA graph must be: use {without[3:]}"
         raise ConfigError("algo", algorithm.__name__, advice)
-    kind = locate(config["optimizer"]["_target_"], "optimizer")
+    kind = class_of(config, "optimizer")
     if not capturable(kind, config["optimizer"].get("fused")):
         advice = f"cannot be captured in a CUDA graph: use rmsprop, or adam, adamw or sgd with fused=true, {without}"
         raise ConfigError("optimizer", kind.__name__, advice)

@@ -8,13 +8,14 @@ from typing import Any
 import torch.distributed as dist
 
 from downpour import directory as directories
-from downpour import experiment
 from downpour.config import ConfigError, build
+from downpour.experiment import fit
 from downpour.failures import BAD_INPUT, Failed, explain, has_trained, last_checkpoint
 from downpour.launch import launcher
 from downpour.resume import resumed
 from downpour.run import process
 from downpour.trainer import Hardware
+from downpour.validation import check_room, validate
 from downpour.worker import take_part
 
 log = logging.getLogger(__name__)
@@ -37,20 +38,20 @@ def run(
         summary = directories.read_summary(directory)
         if summary.get("status") == "finished":
             log.info("%s is finished", directory)
-            return summary.get(experiment.monitored(config))
+            return summary.get(monitored(config))
         config = {**config, "resume": str(directory)}
     config = {**config, "resume_sweep": None}
     if config["resume"]:
         directory = Path(config["resume"]).resolve()
         config = resumed(directory, config, overrides)
-    config = experiment.validate(config)
+    config = validate(config)
     hardware: Hardware = build(config["trainer"])
     rank, world_size = process()
     launch = launcher(config, hardware)
     if world_size is not None:  # somebody else's torchrun started this process and the others
         hardware.check_world(world_size)
     if launch:
-        experiment.check_room(config, directory, hardware)
+        check_room(config, directory, hardware)
     if rank or hardware.node_rank:
         launch(config, directory, hardware) if launch else take_part(config, directory)
         return None
@@ -69,7 +70,7 @@ def run(
                 take_part(config, directory)
             else:
                 directories.log_to(directory)
-                experiment.fit(config, directory)
+                fit(config, directory)
                 if dist.is_initialized():  # a strategy for several processes, in one
                     dist.destroy_process_group()
         except (Exception, KeyboardInterrupt) as error:
@@ -79,7 +80,12 @@ def run(
             directories.note_failure(directory, failed)
             raise failed from (None if error is failed else error)
         finish(directory)
-    return directories.read_summary(directory).get(experiment.monitored(config))
+    return directories.read_summary(directory).get(monitored(config))
+
+
+def monitored(config: Mapping[str, Any]) -> str:
+    """The metric by which the run is judged: what decides which checkpoint is best."""
+    return config["callbacks"].get("checkpoint", {}).get("monitor", "eval/return_mean")
 
 
 def finish(directory: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from downpour import directory as directories
-from downpour.config import ConfigError, locate
+from downpour.config import ConfigError, class_of
 from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
 from downpour.nodes import have_started, together
 from downpour.run import process
@@ -36,12 +36,11 @@ def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
     Raises:
         ConfigError: it has, and somebody's torchrun has started this process.
     """
-    strategy = locate(config["strategy"]["_target_"], "strategy") if config["strategy"] else None
+    strategy: Any = class_of(config, "strategy") if config["strategy"] else None
     _, started = process()
     own: Launch | None = getattr(strategy, "launch", None)
     if own and started is not None:
-        name = config["strategy"]["_target_"].rpartition(".")[2]
-        raise ConfigError("strategy", name, "starts its processes by itself: leave torchrun out")
+        raise ConfigError("strategy", strategy.__name__, "starts its processes by itself: leave torchrun out")
     return own or (launch if hardware.world_size > 1 and started is None else None)
 
 

@@ -29,12 +29,13 @@ class RMSprop(Optimizer):
         self,
         params: Iterable[nn.Parameter],
         *,
-        lr: PositiveFloat = 1e-3,
-        alpha: Probability = 0.99,
+        lr: PositiveFloat = 2.5e-4,
+        alpha: Probability = 0.95,
         eps: NonNegativeFloat = 1e-8,
         eps_inside: bool = True,
         centered: bool = False,
         momentum: Probability = 0.0,
+        weight_decay: NonNegativeFloat = 0.0,
     ):
         """
         Args:
@@ -44,9 +45,10 @@ class RMSprop(Optimizer):
             eps_inside: add it to r, inside the root; False adds it to the root.
             centered: divide by the standard deviation of the gradient, not by its root mean square.
             momentum: part of the last step that is taken again.
+            weight_decay: part of the parameters that is added to their gradient.
         """
-        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "eps_inside": eps_inside}
-        super().__init__(params, {**defaults, "centered": centered, "momentum": momentum})
+        defaults = {"lr": lr, "alpha": alpha, "eps": eps, "eps_inside": eps_inside, "centered": centered}
+        super().__init__(params, {**defaults, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -63,7 +65,9 @@ class RMSprop(Optimizer):
         parameters: list[Tensor] = [p for p in group["params"] if p.grad is not None]
         if not parameters:
             return
-        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        gradients: Any = [p.grad for p in parameters]
+        if decay := group.get("weight_decay"):  # older checkpoints have none
+            gradients = torch._foreach_add(gradients, parameters, alpha=decay)
         forget = 1 - group["alpha"]
         square = self._memory(parameters, "square_avg")
         torch._foreach_mul_(square, group["alpha"])

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from downpour.algorithms.base import Algorithm
-from downpour.config import ConfigError, locate, parameters
+from downpour.config import ConfigError, class_of, locate, parameters
 from downpour.optimizers import needs_closure
 
 
@@ -18,16 +18,16 @@ def check_pairing(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: they do not; with what does.
     """
-    algorithm: Any = locate(config["algo"]["_target_"], "algo")
-    data: Any = locate(config["data"]["_target_"], "data")
+    algorithm = class_of(config, "algo")
+    data = class_of(config, "data")
     name = algorithm.__name__
     if data.stream not in algorithm.learns_from:
         options = " or ".join(f"data={each}" for each in algorithm.learns_from)
         raise ConfigError("data", data.stream, f"{name} learns from {options}")
     if not config["env"] and _needs_environment(data):
         raise ConfigError("env", "none", f"data={data.stream} comes from an environment: choose another option of env")
-    if config["optimizer"] and not hasattr(algorithm, "closure_step"):
-        optimizer = locate(config["optimizer"].get("_target_", ""), "optimizer")
+    if config["optimizer"] and not algorithm.single_pass:
+        optimizer = class_of(config, "optimizer")
         if needs_closure(optimizer):
             advice = (
                 f"evaluates the loss several times a gradient step, {name} does so once: use algo=supervised, or adam"

@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
 from downpour import directory as directories
-from downpour.config import ConfigError, locate, nearest, show
-from downpour.experiment import length_key
+from downpour.building import length_key
+from downpour.config import ConfigError, class_of, nearest, show
 
 # Groups that decide how a run is computed and watched, not what.
 ANEW = ("trainer", "strategy", "logger", "callbacks", "debug")
@@ -36,7 +36,7 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
             _apply(override, config, composed)
     config["resume"] = str(directory)
     before, now = _processes(own), _processes(config)
-    data: Any = locate(own["data"]["_target_"], "data")
+    data = class_of(own, "data")
     if now != before and not data.any_ranks:
         advice = f"{now} process(es), but the run was trained by {before}; resume it with as many"
         raise ConfigError("trainer.devices", config["trainer"].get("devices"), advice)

@@ -88,11 +88,10 @@ class Hardware:
 
     def warn_of_crowding(self, servers: int = 0) -> None:
         """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
-        processes = self.devices + servers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if self.accelerator == "cpu" and processes > cores:
-            share = f"each of the {processes} processes gets {cores / processes:.2g} of one"
-            log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, cores, share)
+        processes, there = self.devices + servers, cores()
+        if self.accelerator == "cpu" and processes > there:
+            share = f"each of the {processes} processes gets {there / processes:.2g} of one"
+            log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, there, share)
 
     def check_world(self, world_size: int) -> None:
         """Compare with what somebody's torchrun has started.
@@ -105,6 +104,11 @@ class Hardware:
             advice = f"torchrun started {here} process(es) here of {world_size} in all: use trainer=ddp_cpu or another "
             advice += f"with trainer.devices={here} trainer.nodes={world_size // here}, or leave torchrun out"
             raise ConfigError("trainer.devices", self.devices, advice)
+
+
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_trainer(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from downpour.callbacks.checkpoint import newest_whole
+from downpour.checkpoints import newest_whole
 from downpour.config import ConfigError, nearest
 
 log = logging.getLogger(__name__)

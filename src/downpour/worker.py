@@ -20,7 +20,7 @@ import torch.distributed as dist
 import yaml
 
 from downpour import directory as directories
-from downpour import experiment
+from downpour.experiment import fit
 from downpour.failures import explain
 from downpour.launch import report
 from downpour.nodes import note_rank
@@ -60,10 +60,10 @@ def take_part(config: Mapping[str, Any], directory: Path) -> None:
     if rank == 0:
         with directories.locked(directory, shared=True):
             directories.log_to(directory)
-            experiment.fit(config, directory)
+            fit(config, directory)
     else:
         directories.log_to(None)
-        experiment.fit(config, directory)
+        fit(config, directory)
     dist.destroy_process_group()  # Lightning leaves a gloo group to crash at exit
 
 

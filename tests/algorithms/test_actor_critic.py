@@ -27,7 +27,8 @@ OBSERVATIONS, ACTIONS = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-2.0, 2.0, (2,))
 def make(kind: type[ActorCritic], **options: Any) -> Any:
     torch.manual_seed(0)
     network = lambda space, outputs: MLP(space, outputs, hidden=[16], activation="tanh")  # noqa: E731
-    rule = kind(OBSERVATIONS, ACTIONS, network, lambda p: torch.optim.Adam(p, 1e-3), gamma=0.9, **options)
+    options = {"gamma": 0.9, "random_steps": 0, "target_every": 1, "policy_delay": 1, **options}
+    rule = kind(OBSERVATIONS, ACTIONS, network, lambda p: torch.optim.Adam(p, 1e-3), **options)
     for parameter in rule.parameters():  # target networks unlike those being learned
         parameter.data += 0.1 * torch.randn_like(parameter)
     return rule

@@ -35,6 +35,7 @@ def make(kind: type[AdvantageActorCritic], actions: Any, **options: Any) -> Any:
     torch.manual_seed(0)
     network = lambda space, outputs: MLP(space, outputs, hidden=[16], activation="tanh")  # noqa: E731
     optimizer = lambda p: torch.optim.Adam(p, 1e-3)  # noqa: E731
+    options = {"gae_lambda": 1.0, "normalize_advantage": False, "gradient_clip": None, **options}
     return kind(OBSERVATIONS, network, optimizer, head=fitting(actions), gamma=0.9, **options)
 
 

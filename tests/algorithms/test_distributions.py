@@ -13,12 +13,12 @@ from tests.training import composed, resumes_exactly
 from tests.worlds import CONF, a_batch, learner
 from torch import nn
 
-from downpour import experiment
 from downpour.algorithms.distributions import Categorical, DistributionalQ, Quantile
 from downpour.algorithms.double_dqn import DoubleDQN
 from downpour.algorithms.dqn import DQN
 from downpour.config import ConfigError
 from downpour.networks import MLP
+from downpour.validation import validate
 
 SPACE, ACTIONS, ATOMS = Box(-1, 1, (4,)), 3, 7
 MLP_8 = partial(MLP, hidden=[8])
@@ -203,7 +203,7 @@ def test_the_ablation_takes_away_one_part_at_a_time() -> None:
     options = [f"experiment/without={path.stem}" for path in folder.glob("*.yaml")]
     assert len(options) == 8
     for option in options:
-        found = parts(experiment.validate(composed("experiment=rainbow_ablation", option)))
+        found = parts(validate(composed("experiment=rainbow_ablation", option)))
         name = option.partition("=")[2]
         assert found == {each: name not in (each, "everything") for each in found}, option
 
@@ -222,6 +222,6 @@ def test_all_of_rainbow_at_once_resumes_exactly(tmp_path: Path, distribution: st
         "algo.epsilon.start=0",
         "algo.epsilon.end=0",
     )
-    config = experiment.validate(composed(*parts))
+    config = validate(composed(*parts))
     assert config["algo"]["distribution"]["atoms"] == 51
     resumes_exactly(tmp_path, *parts, "data.learning_starts=100", "data.updates=8")

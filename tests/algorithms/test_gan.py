@@ -13,7 +13,7 @@ from tests.supervised import SMALL, train, train_stopped
 from torch import nn
 
 from downpour.algorithms.gan import GAN, discriminator_loss, energy_distance, generator_loss
-from downpour.callbacks.checkpoint import read
+from downpour.checkpoints import read
 
 DATA, MADE = np.array([4, 2, 1, 1]) / 8, np.array([1, 1, 2, 4]) / 8
 

@@ -28,6 +28,7 @@ def reinforce(environment: Any, head: Head, seed: int, **options: Any) -> Reinfo
     torch.manual_seed(seed)
     network = lambda space, outputs: Linear(space, outputs)  # noqa: E731
     spaces_ = (environment.observation_space, environment.action_space)
+    options = {"baseline": "none", "normalize_returns": False, "gradient_clip": None, **options}
     rule = Reinforce(spaces_[0], network, lambda p: torch.optim.SGD(p, 0.1), head=head, gamma=1.0, **options)
     for parameter in rule.parameters():
         nn.init.normal_(parameter, std=0.4)
@@ -289,7 +290,7 @@ def most_of_one_gaussian(within: float = 0.3) -> float:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mixture_is_at_both_peaks_where_no_gaussian_can_be(tmp_path: Path, seed: int) -> None:
-    options = (*PEAKS, *MIXTURE, f"seed={seed}", "total_env_steps=60_000", "eval_every=60_000", "logger=[]")
+    options = (*PEAKS, *MIXTURE, f"seed={seed}", "total_env_steps=60_000", "eval_every=60_000", "logger=csv")
     train(tmp_path / "run", *options)
     rule = algorithm(tmp_path / "again", *options)
     rule.load_state_dict(torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])

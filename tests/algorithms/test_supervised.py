@@ -14,7 +14,7 @@ from torch import nn
 
 from downpour import experiment
 from downpour.algorithms.supervised import Supervised
-from downpour.callbacks.checkpoint import read
+from downpour.checkpoints import read
 from downpour.config import ConfigError
 from downpour.run import Run
 

@@ -9,7 +9,7 @@ import torch
 from tests.training import algorithm, resumes_exactly, train
 
 from downpour import dynamic_programming as dp
-from downpour.callbacks.checkpoint import read
+from downpour.checkpoints import read
 from downpour.config import ConfigError
 from downpour.environments import Gymnasium
 from downpour.environments.tables import table_of

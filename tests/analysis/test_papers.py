@@ -17,7 +17,7 @@ from downpour.analysis.published import PUBLISHED
 from downpour.analysis.report import report
 from downpour.analysis.runs import RunDirectory, find_runs
 from downpour.config import ConfigError
-from downpour.experiment import validate
+from downpour.validation import validate
 
 DQN = "downpour.algorithms.dqn.DQN"
 
@@ -188,7 +188,7 @@ def test_the_experiment_of_each_table_fills_all_its_columns(name: str, scale: st
 
 @pytest.mark.slow
 def test_a_multirun_of_the_experiment_ends_with_its_table(commands: Commands) -> None:
-    short = ["total_env_steps=304", "data.learning_starts=100", "eval_every=152", "eval_episodes=1", "logger=[]"]
+    short = ["total_env_steps=304", "data.learning_starts=100", "eval_every=152", "eval_episodes=1", "logger=csv"]
     short += ["callbacks.evaluation.max_episode_steps=20", "optimizer.lr=1e-3", "seed=0"]
     ended = commands.run("-m", "experiment=mnih2015_linear", *short, "hydra.sweep.dir=sweep")
     assert ended.code == 0, ended.text

@@ -19,7 +19,8 @@ from downpour.analysis.report import report
 from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
 from downpour.analysis.sensitivity import sensitivity, swept
 from downpour.analysis.statistics import Interval
-from downpour.analysis.table import interval, spaced
+from downpour.analysis.table import interval
+from downpour.analysis.text import spaced
 from downpour.config import ConfigError
 
 SRC = Path(__file__).parents[2] / "src"

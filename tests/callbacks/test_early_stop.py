@@ -67,3 +67,15 @@ def test_a_metric_that_nobody_measures_is_named(tmp_path: Path) -> None:
     options = ("callbacks.early_stop.patience=1", "callbacks.early_stop.monitor=eval/acuracy")
     with pytest.raises(ConfigError, match=r"early_stop\.monitor=eval/acuracy: is not measured here; .*eval/accuracy"):
         train(tmp_path, *OPTIONS, *options)
+
+
+def test_without_an_evaluation_it_says_what_is_missing(tmp_path: Path) -> None:
+    options = ("callbacks.early_stop.threshold=1", "~callbacks.validation")
+    with pytest.raises(ConfigError, match=r"is not measured here; nothing is: add callbacks\.evaluation"):
+        train(tmp_path, *OPTIONS, *options)
+
+
+def test_a_training_metric_may_be_watched(tmp_path: Path) -> None:
+    options = ("callbacks.early_stop.monitor=train/loss", "callbacks.early_stop.mode=min")
+    summary = train(tmp_path, *OPTIONS, *options, "callbacks.early_stop.threshold=1e9")
+    assert summary["gradient_steps"] == 20 and len(evaluations(tmp_path, "test/accuracy")) == 1

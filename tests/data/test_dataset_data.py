@@ -29,7 +29,7 @@ class Numbered(Source):
 
 def data(rows: int = 50, rank: int = 0, world_size: int = 1, seed: int = 0, **options: object) -> DatasetData:
     run = Run(Path("unused"), seed, 40, 10, 0, rank, world_size)
-    options = {"batch_size": 4, "updates": 3, **options}
+    options = {"batch_size": 4, "updates": 3, "standardize_targets": False, **options}
     return DatasetData(run, source=Numbered(rows), **options)  # type: ignore[arg-type]
 
 

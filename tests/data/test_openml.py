@@ -52,7 +52,9 @@ def test_a_run_on_each(
 
 
 def source(**options: Any) -> OpenML:
-    return OpenML(**{"id": 554, "shape": [1, 28, 28], "classes": list("0123456789"), "rows": ROWS, **options})
+    return OpenML(
+        **{"id": 554, "shape": [1, 28, 28], "classes": list("0123456789"), "rows": ROWS, "test_from": None, **options}
+    )
 
 
 def test_a_download_cut_short_is_refused_and_not_kept(server: OpenMLServer, tmp_path: Path) -> None:

@@ -114,3 +114,8 @@ def test_what_has_no_table(options: dict[str, Any], message: str) -> None:
 def test_a_world_that_hides_its_state_has_no_exact_solution() -> None:
     with pytest.raises(ConfigError, match="hides its state"):
         table_of(Gymnasium(id="downpour/ShortCorridor-v0", vectorization="table"))
+
+
+def test_an_exact_solution_is_of_one_trial() -> None:
+    with pytest.raises(ConfigError, match=r"^env\.trials=3: an exact solution is that of one environment"):
+        table_of(Gymnasium(id="FrozenLake-v1", vectorization="table", trials=3))

@@ -37,7 +37,8 @@ def gradients(tmp_path: Path, mdp: dp.MDP, theta: Tensor, seed: int, gamma: floa
     environment = MDPFile(path=str(tmp_path / "mdp.npz"), max_episode_steps=limit)
     spaces = (environment.observation_space, environment.action_space)
     head = Categorical(spaces[1])
-    rule = Reinforce(spaces[0], Table, lambda p: torch.optim.SGD(p, 1.0), head=head, gamma=gamma)
+    options: Any = {"baseline": "none", "normalize_returns": False, "gradient_clip": None}  # (30)-(31) to the letter
+    rule = Reinforce(spaces[0], Table, lambda p: torch.optim.SGD(p, 1.0), head=head, gamma=gamma, **options)
     weight: Any = rule.policy.weight
     weight.data.copy_(theta)
     data = EpisodeData(environment, a_run(tmp_path, seed=seed), num_envs=EPISODES)

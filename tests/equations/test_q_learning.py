@@ -21,9 +21,10 @@ from torchrl.objectives import DQNLoss
 from downpour.algorithms.double_dqn import DoubleDQN
 from downpour.algorithms.dqn import DQN
 from downpour.algorithms.q_learning import QLearning, huber, squared, td_target
-from downpour.experiment import build_parts, validate
+from downpour.experiment import build_parts
 from downpour.exploration import Linear as LinearSchedule
 from downpour.networks import MLP, Linear
+from downpour.validation import validate
 
 VECTORS = Box(-10, 10, (3,), np.float32)
 KINDS = [QLearning, DQN, DoubleDQN]

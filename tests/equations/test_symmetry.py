@@ -7,7 +7,7 @@ import torch
 from tests.supervised import SMALL, configuration, train
 
 from downpour import experiment
-from downpour.callbacks.checkpoint import read
+from downpour.checkpoints import read
 from downpour.networks import MLP
 from downpour.run import Run
 

@@ -12,9 +12,9 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 from tests.loggers.wandb_file import WandBFile, read_runs
 
-from downpour.callbacks.checkpoint import Stopped
 from downpour.config import ConfigError
 from downpour.directory import git_commit, write_summary
+from downpour.failures import Stopped
 from downpour.loggers import WandB
 from downpour.run import Run
 

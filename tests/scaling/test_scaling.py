@@ -311,7 +311,7 @@ def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     really = link.measure
     monkeypatch.setattr(link, "measure", lambda counts: really(counts[:2], repeats=2))  # no more ranks than cores
     monkeypatch.setattr(pushes, "measure", partial(pushes.measure, pushed=1))
-    options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=[]")
+    options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=csv")
     arguments = ("strategy=ddp", "devices=2", "turns=1", "predict=8", f"out={tmp_path}")
     assert main(["algo=supervised", *options, *arguments], SETTINGS) == 0
     one, two = table(tmp_path)

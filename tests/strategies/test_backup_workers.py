@@ -18,13 +18,14 @@ from tests.supervised import configuration, train
 from tests.training import composed
 
 from downpour import directory as directories
-from downpour import experiment
+from downpour import experiment, loading
+from downpour.building import build_optimizer, build_strategy
 from downpour.config import ConfigError
-from downpour.experiment import build_strategy
 from downpour.failures import TrainingError
 from downpour.strategies import asynchronous
 from downpour.strategies.link import Link, TooFew
 from downpour.trainer import Hardware
+from downpour.validation import validate
 
 ADAM: Any = partial(torch.optim.Adam, lr=0.01)
 DIGITS = ("algo=supervised", "model.hidden=[16]", "optimizer=sgd", "optimizer.lr=0.1", "eval_every=30")
@@ -113,11 +114,11 @@ def fit_together(monkeypatch: pytest.MonkeyPatch, config: dict[str, Any], run: P
         return None
 
     monkeypatch.setattr(experiment, "build_parts", build_parts)
-    for module in (experiment, asynchronous):
+    for module in (experiment, loading, asynchronous):
         monkeypatch.setattr(module, "process", lambda: (getattr(mine, "rank", 0), ranks))
     if not config["resume"]:
         directories.write_config(run, config, {})
-    make = partial(experiment.build_optimizer, config)
+    make = partial(build_optimizer, config)
     needed = ranks - config["strategy"]["backups"]
     with running(make, workers=ranks, needed=needed) as connect, ThreadPoolExecutor(ranks) as pool:
         ended = list(pool.map(work, range(ranks)))
@@ -180,7 +181,7 @@ def test_a_worker_that_is_killed_is_missed_by_nobody(commands: Commands) -> None
 
 
 def test_rules_with_several_optimizers_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = experiment.validate(composed("algo=td3", "env=pendulum", *BACKUPS, "logger=[]", "model.hidden=[8]"))
+    config = validate(composed("algo=td3", "env=pendulum", *BACKUPS, "logger=csv", "model.hidden=[8]"))
     told = "strategy=backup_workers: TD3 has 2 optimizers, here all gradients must be of one: use ddp or downpour"
     assert [str(error) for error in fit_together(monkeypatch, config, tmp_path)] == [told] * 2
 

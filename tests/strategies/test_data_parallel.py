@@ -17,7 +17,8 @@ SHAPE = ("algo=supervised", "model.hidden=[16]", "optimizer=sgd", "optimizer.lr=
 RUN = (*SHAPE, "total_gradient_steps=100")
 TWO = (*RUN, "trainer=ddp_cpu", "data.batch_size=32")
 ONE = (*RUN, "data.batch_size=64")
-FOUR_EACH = ("data.batch_size=8", "strategy.accumulate=4", "total_gradient_steps=400", "algo.gradient_clip=0.5")
+DOWN = ("algo.gradient_clip=0.5", "schedule=linear")  # over the steps of the optimizer
+FOUR_EACH = ("data.batch_size=8", "strategy.accumulate=4", "total_gradient_steps=400", *DOWN)
 VARIANTS = {
     "plain": (),
     "static": ("strategy.static_graph=true", "strategy.gradient_as_bucket_view=false"),
@@ -33,7 +34,7 @@ def test_two_ranks_are_one_process_with_the_doubled_batch(tmp_path: Path) -> Non
     runs, again = tmp_path / "runs", tmp_path / "again"
     train_together({runs / name: (*TWO, *options) for name, options in VARIANTS.items()})
     train(tmp_path / "one", *ONE)
-    train(tmp_path / "clipped", *ONE, "algo.gradient_clip=0.5")
+    train(tmp_path / "clipped", *ONE, *DOWN)
     one, clipped = weights(tmp_path / "one"), weights(tmp_path / "clipped")
     assert furthest(weights(runs / "plain"), one) < 1e-6
     assert furthest(weights(runs / "static"), one) < 1e-6

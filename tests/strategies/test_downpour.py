@@ -21,8 +21,10 @@ from tests.training import QUIET, composed
 
 from downpour import directory as directories
 from downpour import evaluate, experiment
+from downpour.building import build_optimizer
 from downpour.config import ConfigError
 from downpour.strategies.remote import Remote
+from downpour.validation import validate
 
 DIGITS = ("algo=supervised", "eval_every=20", "data.updates=7", "schedule=cosine", "schedule.steps=80")
 TWO = (*SMALL, "algo=dqn", "trainer=ddp_cpu", "strategy=downpour", "strategy.seconds=20")
@@ -32,7 +34,7 @@ def fit(config: dict[str, Any], directory: Path, servers: int = 1) -> None:
     """Train as the one worker of a run whose servers are threads of this process."""
     if not config["resume"]:
         directories.write_config(directory, config, {})
-    with running(partial(experiment.build_optimizer, config), servers) as connect:
+    with running(partial(build_optimizer, config), servers) as connect:
         experiment.fit(config, directory, connect(0))
 
 
@@ -74,11 +76,11 @@ def test_several_optimizers(tmp_path: Path) -> None:
         "total_env_steps=1024",
         "eval_every=512",
         "data.num_envs=4",
-        "logger=[]",
+        "logger=csv",
         "algo.random_steps=0",
     )
     for name, strategy in (("plain", "auto"), ("downpour", "downpour")):
-        config = experiment.validate(composed(*options, f"strategy={strategy}"))
+        config = validate(composed(*options, f"strategy={strategy}"))
         directories.write_config(tmp_path / name, config, {})
         experiment.fit(config, tmp_path / name) if strategy == "auto" else fit(config, tmp_path / name, 2)
     assert_same(tmp_path / "downpour", tmp_path / "plain")

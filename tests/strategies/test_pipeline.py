@@ -10,8 +10,9 @@ from tests.supervised import configuration, train
 from torch import nn
 
 from downpour import evaluate
+from downpour.building import build_strategy
 from downpour.config import ConfigError
-from downpour.experiment import build_parts, build_strategy
+from downpour.experiment import build_parts
 from downpour.run import Run
 from downpour.strategies.pipeline import even_cuts
 from downpour.trainer import Hardware

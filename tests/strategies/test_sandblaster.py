@@ -178,7 +178,7 @@ def test_a_worker_that_is_killed_changes_nothing(commands: Commands) -> None:
         "strategy.portions=8",
         "data.updates=1",
         "callbacks.recorder.every=1",
-        "logger=[]",
+        "logger=csv",
     )
     run = commands.folder / "run"
     running = commands.start(*options, f"hydra.run.dir={run}")

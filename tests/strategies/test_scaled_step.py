@@ -6,7 +6,8 @@ import pytest
 from tests.supervised import configuration
 from torch import nn
 
-from downpour.experiment import build_optimizer, build_parts, build_strategy
+from downpour.building import build_optimizer, build_strategy
+from downpour.experiment import build_parts
 from downpour.run import Run
 from downpour.strategies.asynchronous import Asynchronous
 from downpour.trainer import Hardware

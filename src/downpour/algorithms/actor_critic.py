@@ -45,11 +45,11 @@ class ActorCritic(Algorithm):
         *,
         gamma: Discount,
         noise: GaussianNoise | None = None,
-        random_steps: NonNegativeInt = 0,
+        random_steps: NonNegativeInt = 1_000,
         target_network: bool = True,
-        target_every: PositiveInt = 1,
+        target_every: PositiveInt,
         target_tau: Fraction = 0.005,
-        policy_delay: PositiveInt = 1,
+        policy_delay: PositiveInt,
         gradient_clip: PositiveFloat | None = None,
     ):
         """

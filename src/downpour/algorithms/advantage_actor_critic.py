@@ -23,9 +23,9 @@ class AdvantageActorCritic(StochasticPolicy):
     def __init__(
         self,
         *args: Any,
-        gae_lambda: Probability = 1.0,
+        gae_lambda: Probability,
         value_coefficient: NonNegativeFloat = 0.5,
-        normalize_advantage: bool = False,
+        normalize_advantage: bool,
         **kwargs: Any,
     ):
         """

@@ -32,20 +32,25 @@ class Algorithm(LightningModule):
 
     Attributes:
         learns_from: names of the streams whose rounds it understands.
-        in_stages: a gradient step is one pass of a batch's `input` through `network`, judged by `error` with `target`.
+        single_pass: a gradient step is a pass of a batch's `input` through `network`, judged by `error` with `target`
+            (it may be cut in stages, or made again at other weights: `closure_step`).
         static_shapes: `learn_from` asks the host nothing: batches of one shape run the same kernels, each time.
         fills_in: fields of a batch that `learn_from` writes to.
         gradient_steps: optimizer updates so far.
         latest: metrics of the newest gradient step, by name.
         captured: makes the gradient steps by CUDA graphs; None makes them one kernel after the other.
         gpu_clock: knows how long the GPU has been at work; None where there is none.
+        evaluation_epsilon: probability of a uniform action when exploration is off; None where there is no such thing.
+        is_td0: whether it converges where linear TD(0) does.
         num_actions, first_action: of a rule that chooses among discrete actions, which are first, first + 1, ...
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
-    in_stages: ClassVar[bool] = False
+    single_pass: ClassVar[bool] = False
     static_shapes: ClassVar[bool] = False
     fills_in: ClassVar[tuple[str, ...]] = ()
+    evaluation_epsilon: float | None = None
+    is_td0 = False
     num_actions: int
     first_action: int
 
@@ -85,6 +90,10 @@ class Algorithm(LightningModule):
         """p(a | x) of discrete actions with exploration off, [batch, actions]; here of a policy that draws nothing."""
         action = self.act(observation, np.random.default_rng(0), env_steps=0, explore=False)
         return np.eye(self.num_actions)[action - self.first_action]
+
+    def values(self, observation: Tensor) -> Tensor | None:
+        """Q(x, a) of observations [batch, ...]: [batch, actions]; None of a rule that learns none."""
+        return None
 
     def state_values(self, observation: Tensor) -> Tensor:
         """V(x) of observations [batch, ...]: [batch]."""

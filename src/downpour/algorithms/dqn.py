@@ -22,7 +22,7 @@ class DQN(QLearning):
         self,
         *args: Any,
         target_network: bool = True,
-        target_every: PositiveInt = 500,
+        target_every: PositiveInt = 100,
         target_tau: Fraction = 1.0,
         **kwargs: Any,
     ):

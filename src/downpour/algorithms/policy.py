@@ -37,7 +37,7 @@ class StochasticPolicy(Algorithm):
         normalize_rewards: bool = False,
         evaluation: Literal["mode", "sample"] = "mode",
         with_value: bool = True,
-        gradient_clip: PositiveFloat | None = None,
+        gradient_clip: PositiveFloat | None,
     ):
         """
         Args:

@@ -50,6 +50,7 @@ class QLearning(Algorithm):
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
     static_shapes: ClassVar[bool] = True
     fills_in: ClassVar[tuple[str, ...]] = ("td_error",)
+    evaluation_epsilon: float
     visits: Tensor | None
 
     def __init__(

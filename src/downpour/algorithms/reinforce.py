@@ -31,8 +31,8 @@ class Reinforce(StochasticPolicy):
     def __init__(
         self,
         *args: Any,
-        baseline: Literal["none", "batch_mean", "value"] = "none",
-        normalize_returns: bool = False,
+        baseline: Literal["none", "batch_mean", "value"] = "batch_mean",
+        normalize_returns: bool = True,
         value_coefficient: NonNegativeFloat = 0.5,
         **kwargs: Any,
     ):

@@ -22,7 +22,7 @@ class Supervised(Algorithm):
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("dataset",)
-    in_stages: ClassVar[bool] = True
+    single_pass: ClassVar[bool] = True
     static_shapes: ClassVar[bool] = True
 
     def __init__(

@@ -48,13 +48,9 @@ class TDPrediction(Algorithm):
         if n_step is not None and trace_decay > 0:
             raise ConfigError("algo.n_step", n_step, "needs algo.trace_decay=0")
         self.gamma, self.trace_decay, self.n_step = gamma, trace_decay, n_step
+        self.is_td0 = trace_decay == 0 and n_step in (None, 1)
         self.value = network(observation_space, 1)
         self.policy = fixed_policy(policy, observation_space, action_space, run_policy)
-
-    @property
-    def is_td0(self) -> bool:
-        """Whether it converges where linear TD(0) does."""
-        return self.trace_decay == 0 and self.n_step in (None, 1)
 
     def action_probabilities(self, observation: Tensor) -> np.ndarray:
         return self.policy.probabilities(observation)

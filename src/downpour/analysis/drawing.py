@@ -20,7 +20,7 @@ RESOLUTION = 200  # dots an inch
 
 
 def figure_of(width: float, height: float) -> Figure:
-    """An empty figure of so many inches. StepCounts without pyplot: no window, no global state, any thread."""
+    """An empty figure of so many inches. Made without pyplot: no window, no global state, any thread."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -19,7 +19,8 @@ from downpour.analysis.overestimation import ESTIMATE, truth_of_best
 from downpour.analysis.published import HIGHEST, PUBLISHED, TRAINING, Numbers
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Interval, bootstrap_mean
-from downpour.analysis.table import interval, last_episodes, spaced
+from downpour.analysis.table import interval, last_episodes
+from downpour.analysis.text import aligned, spaced
 from downpour.config import ConfigError, nearest
 
 Config = Mapping[str, Any]
@@ -203,12 +204,9 @@ def markdown(paper: Paper, table: Sequence[Line]) -> str:
     for line in table:
         cells = [line.cells.get(column) for column in columns]
         rows.append([line.game, line.source, line.length, *("-" if c is None else _shown(c) for c in cells)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     notes = [f"{line.game}, {column}: {name}" for line in table for column, name in line.settings.items() if name]
     chosen = ["", "Shown of several settings: " + "; ".join(dict.fromkeys(notes)) + "."] if notes else []
-    return "\n".join([f"## {paper.title}", "", text[0], rule, *text[1:], "", paper.caption, *chosen, ""])
+    return "\n".join([f"## {paper.title}", "", *aligned(rows, left=len(rows[0])), "", paper.caption, *chosen, ""])
 
 
 def _shown(cell: Interval | float) -> str:

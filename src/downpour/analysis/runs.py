@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from downpour.analysis.text import spaced
 from downpour.config import ConfigError
 
 if TYPE_CHECKING:
@@ -192,9 +193,9 @@ class RunDirectory:
         if self.status == "unfinished" and missing:
             return f"only started, or killed at the start: no {' and no '.join(missing)}"
         if self.status == "unfinished":
-            return f"going on or killed; read up to {self.steps:,} {self.axis}".replace(",", " ")
+            return f"going on or killed; read up to {spaced(self.steps)} {self.axis}"
         if self.status == "stopped":
-            return f"stopped at {self.steps:,} {self.axis}".replace(",", " ")
+            return f"stopped at {spaced(self.steps)} {self.axis}"
         told = _text(self.path / FAILURE_FILE)
         bare = told.startswith("exit code")  # then the log may know better
         reasons = (str(self.summary.get("error", "")), "" if bare else told, self._last_error(), told)

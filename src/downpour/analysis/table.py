@@ -15,6 +15,7 @@ from downpour.analysis.configurations import Configuration
 from downpour.analysis.metrics import finite, headline, less_is_better, until
 from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Floats, Interval, bootstrap_mean, interquartile_mean
+from downpour.analysis.text import aligned, spaced
 
 if TYPE_CHECKING:
     import pandas
@@ -121,14 +122,7 @@ def _markdown(rows: Sequence[Row], metric: str, axis: str) -> str:
     }
     if all(r.training.n == 0 for r in rows):
         del columns[f"last {LAST_EPISODES} training episodes"]
-    cells = [list(columns), *([write(r) for write in columns.values()] for r in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = []
-    for label, *numbers in cells:
-        aligned = [label.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))]
-        lines.append(f"| {' | '.join(aligned)} |")
-    rule = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
+    return "\n".join(aligned([list(columns), *([write(r) for write in columns.values()] for r in rows)], left=1))
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
@@ -159,8 +153,3 @@ def interval(values: Interval) -> str:
     if not values.known:
         return f"{values.mean:.{digits}f}"
     return f"{values.mean:.{digits}f} [{values.low:.{digits}f}, {values.high:.{digits}f}]"
-
-
-def spaced(number: float) -> str:
-    """50000 -> "50 000"; "-" where there is no number."""
-    return f"{number:,.0f}".replace(",", " ") if math.isfinite(number) else "-"

@@ -74,7 +74,8 @@ class EarlyStop(Callback):
     def _value(self, metrics: Mapping[str, Any]) -> float:
         if self.monitor not in metrics:
             known = ", ".join(sorted(name for name in metrics if name.startswith("eval/")))
-            raise ConfigError("callbacks.early_stop.monitor", self.monitor, f"is not measured here; there are {known}")
+            there = f"there are {known}" if known else "nothing is: add callbacks.evaluation, or validation"
+            raise ConfigError("callbacks.early_stop.monitor", self.monitor, f"is not measured here; {there}")
         return float(metrics[self.monitor])
 
     def _improves(self, value: float) -> bool:

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback
 
+from downpour.analysis.samples import side_by_side
 from downpour.config import PositiveInt
+from downpour.loggers import WandB
 from downpour.run import Run
 
 
@@ -25,8 +27,6 @@ class Samples(Callback):
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
-        from downpour.analysis.samples import side_by_side
-
         data = trainer.datamodule
         rows = self.rows if data.samples.is_image else 20 * self.rows
         true = torch.cat([batch["input"] for batch in data.split("test")])[:rows]
@@ -38,5 +38,5 @@ class Samples(Callback):
         true, made = (each.float().cpu().numpy() * data.scale + data.mean for each in (true, made))
         side_by_side(true, made, path)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # Weights & Biases
+            if isinstance(logger, WandB):
                 logger.log_image("test/samples", [str(path)], step=data.step)

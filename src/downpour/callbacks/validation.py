@@ -6,8 +6,11 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback
 
+from downpour.analysis.confusion import confusion_matrix
 from downpour.callbacks.early_stop import EarlyStop
+from downpour.loggers import WandB
 from downpour.run import Run
+from downpour.scores import confusion
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +53,13 @@ class Validation(Callback):
 
     def _stops(self, trainer: Any, metrics: dict[str, float]) -> bool:
         """Whether another callback is about to end the run for these metrics."""
-        return any(each.ends(metrics) for each in trainer.callbacks if isinstance(each, EarlyStop))
+        known = {**trainer.callback_metrics, **metrics}
+        return any(each.ends(known) for each in trainer.callbacks if isinstance(each, EarlyStop))
 
     def _draw(self, trainer: Any, algorithm: Any, data: Any, outputs: torch.Tensor, targets: torch.Tensor) -> None:
-        from downpour.analysis.confusion import confusion_matrix
-        from downpour.scores import confusion
-
         path = self.run.directory / "confusion.png"
         counts = confusion(outputs, targets, algorithm.classes)
         confusion_matrix(counts.cpu().numpy(), data.samples.classes, path)
         for logger in trainer.loggers:
-            if hasattr(logger, "log_image"):  # Weights & Biases
+            if isinstance(logger, WandB):
                 logger.log_image("test/confusion", [str(path)], step=data.step)

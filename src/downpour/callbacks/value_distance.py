@@ -47,7 +47,7 @@ class ValueDistance(Callback):
         policy = pl_module.valued_policy(states)
         if policy is None:
             self.best = dp.value_iteration(self.mdp, pl_module.gamma, self.tolerance).v
-        elif getattr(pl_module, "is_td0", False):
+        elif pl_module.is_td0:
             self.fixed_point = fixed_point(pl_module, self.mdp, policy, self.start)
 
     @torch.no_grad()
@@ -61,8 +61,9 @@ class ValueDistance(Callback):
             "exact/value_rms": float(np.sqrt(np.square(error).mean())),
             "exact/start_value": float(self.start @ exact),
         }
-        if hasattr(pl_module, "values"):
-            q = pl_module.values(states).double().cpu().numpy()
+        q = pl_module.values(states)
+        if q is not None:
+            q = q.double().cpu().numpy()
             residual = dp.squared_residual(self.mdp, q, gamma)[self.reachable]
             metrics["exact/squared_residual"] = float(residual[np.isfinite(q[self.reachable])].sum())
         if self.fixed_point is not None:

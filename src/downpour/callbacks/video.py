@@ -7,6 +7,7 @@ from lightning.pytorch import Callback
 
 from downpour.config import PositiveInt
 from downpour.environments import Environment
+from downpour.loggers import WandB
 from downpour.run import Purpose, Run
 
 
@@ -55,7 +56,7 @@ class Video(Callback):
         name = f"{trainer.datamodule.step_name}{step}"
         films = film(pl_module, self.camera, name, self.episodes, seed, self.max_episode_steps)
         for logger in trainer.loggers:
-            if films and hasattr(logger, "log_video"):
+            if films and isinstance(logger, WandB):
                 captions = [path.stem for path in films]
                 logger.log_video("eval/video", [str(path) for path in films], step, caption=captions)
 

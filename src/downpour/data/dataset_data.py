@@ -50,7 +50,7 @@ class DatasetData(Stream):
         test: Probability = 0.2,
         split_seed: int | None = None,
         standardize: bool = True,
-        standardize_targets: bool = False,
+        standardize_targets: bool = True,
         augmentation: Augmentation | None = None,
         on_device: bool = True,
         loader: Literal["memory", "workers"] = "memory",

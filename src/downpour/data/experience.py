@@ -89,7 +89,7 @@ class Experience(Stream):
 
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
-        with getattr(policy, "gpu_clock", None) or nullcontext():
+        with policy.gpu_clock or nullcontext():
             return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
 
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:

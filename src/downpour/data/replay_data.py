@@ -36,8 +36,8 @@ class ReplayData(Experience):
         gamma: Discount,
         num_envs: PositiveInt = 8,
         round_steps: PositiveInt = 8,
-        updates: PositiveInt = 8,
-        batch_size: PositiveInt = 128,
+        updates: PositiveInt = 32,
+        batch_size: PositiveInt = 64,
         learning_starts: NonNegativeInt = 1000,
         replay: bool = True,
         capacity: PositiveInt = 100_000,
@@ -82,7 +82,7 @@ class ReplayData(Experience):
             raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
         directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        self.check_room(environment, run, processes, capacity=rows, storage=storage)
+        self.check_room({"replay": replay, "capacity": rows, "storage": storage}, environment, run, processes)
         generator = torch.Generator().manual_seed(int(run.seed_sequence(Purpose.REPLAY).generate_state(1)[0]))
         self.memory = Replay(
             rows,
@@ -114,28 +114,14 @@ class ReplayData(Experience):
         return max(1, (total_steps - settings["learning_starts"]) * settings["updates"] // round_size)
 
     @staticmethod
-    def check_room(
-        environment: Environment,
-        run: Run,
-        processes: int,
-        *,
-        capacity: int,
-        storage: str,
-        replay: bool = True,
-        **_: Any,
-    ) -> None:
-        """That the rings of so many processes of this machine will fit, and the journals of their checkpoints.
-
-        Raises:
-            ConfigError: they will not; with what they need and what would fit.
-        """
-        row = row_dtype(environment.observation_space, environment.action_space, environment.stack)
-        if replay:
+    def check_room(settings: Mapping[str, Any], environment: Environment, run: Run, processes: int) -> None:
+        """Rings, and the journals of their checkpoints."""
+        if settings["replay"]:
             check_room(
-                capacity,
-                row.itemsize,
+                settings["capacity"],
+                row_dtype(environment.observation_space, environment.action_space, environment.stack).itemsize,
                 run.directory,
-                on_disk=storage == "disk",
+                on_disk=settings["storage"] == "disk",
                 written=run.total_steps // run.synchronous_replicas,
                 between=run.eval_every // run.synchronous_replicas,
                 processes=processes,

@@ -60,6 +60,17 @@ class Stream(LightningDataModule):
         """
         return None
 
+    @staticmethod
+    def check_room(settings: Mapping[str, Any], environment: Any, run: Run, processes: int) -> None:
+        """Before any is built: that the streams of so many processes of this machine will fit.
+
+        Args:
+            settings: all arguments of the constructor.
+
+        Raises:
+            ConfigError: they will not; with what they need and what would fit.
+        """
+
     @property
     def finished(self) -> bool:
         """Whether the run has had all its steps."""

@@ -12,15 +12,18 @@ def table_of(environment: Environment) -> MDP:
     """The exact model of an environment.
 
     Raises:
-        ConfigError: it shows none, or hides in which state it is.
+        ConfigError: it shows none, hides in which state it is, or is shown as several.
     """
     single = environment.single()
     table = table_in(single)
     single.close()
-    if len(table) != single.observation_space.n:  # type: ignore[attr-defined]
+    shown, in_all = (int(space.n) for space in (single.observation_space, environment.observation_space))  # type: ignore[attr-defined]
+    if len(table) != shown:
         raise ConfigError(
             "env.id", environment.id, "hides its state: an exact solution must see it; use env=frozen_lake"
         )
+    if in_all != shown:
+        raise ConfigError("env.trials", in_all // shown, "an exact solution is that of one environment: use 1")
     return MDP.from_table(table)
 
 

@@ -31,7 +31,7 @@ class GivenFeatures(nn.Module):
 
     phi: Tensor
 
-    def __init__(self, input_space: gym.Space, outputs: int, *, phi: list[list[float]], initial: float = 0.0):
+    def __init__(self, input_space: gym.Space, outputs: int, *, phi: list[list[float]], initial: float = 1.0):
         """
         Args:
             phi: [states, features].

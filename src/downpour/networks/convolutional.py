@@ -55,7 +55,7 @@ class ConvNet(nn.Module):
         normalization: Normalization = "none",
         normalization_eps: NonNegativeFloat | None = None,
         dropout: Probability = 0.0,
-        initialization: Initialization = "default",
+        initialization: Initialization = "he",
     ):
         """
         Args:

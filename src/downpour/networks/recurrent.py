@@ -30,7 +30,7 @@ class Recurrent(nn.Module):
         layers: PositiveInt = 1,
         truncation: PositiveInt | None = None,
         dropout: Probability = 0.0,
-        initialization: Initialization = "default",
+        initialization: Initialization = "orthogonal",
     ):
         """
         Args:

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -133,7 +132,7 @@ def _explain(error: Exception) -> str:
 
 def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
     """Run every case in each turn."""
-    from downpour.analysis.table import spaced
+    from downpour.analysis.text import spaced
     from downpour.scaling import plan, results
 
     begin = time.monotonic()
@@ -208,11 +207,11 @@ def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
 def _machine(counts: list[int]) -> Any:
     """Measure this machine; of one number of ranks, also the double, on which the fit to that one can be tried."""
     from downpour.scaling import link, model, pushes
+    from downpour.trainer import cores
 
     unseen = [2 * counts[-1]] if len(counts) == 1 else []
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     times, computing = link.measure([1, *counts, *unseen])
-    return model.Machine(cores, times, computing, link.adding_time(), pushes.measure())
+    return model.Machine(cores(), times, computing, link.adding_time(), pushes.measure())
 
 
 def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

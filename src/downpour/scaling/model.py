@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy.optimize import nnls
 
-from downpour.analysis.table import spaced
+from downpour.analysis.text import spaced
 from downpour.cost_model import ALL_REDUCE, Link, Server, fit, fit_server, ring, simulate, stops_paying, synchronous
 from downpour.scaling.link import HELD_OUT
 from downpour.scaling.plan import ALONE

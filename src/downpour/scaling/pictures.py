@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from downpour.analysis.drawing import GREY, INK, dress, figure_of, save, style_of
-from downpour.analysis.table import spaced
+from downpour.analysis.text import spaced
 from downpour.scaling import variants
 from downpour.scaling.model import Model, curves
 from downpour.scaling.plan import ALONE

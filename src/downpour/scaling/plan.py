@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from omegaconf import OmegaConf
 
-from downpour import experiment
+from downpour.building import build_strategy
 from downpour.composition import composed
 from downpour.config import ConfigError, build
 from downpour.scaling import variants
-from downpour.strategies import Parallelism
+from downpour.strategies import parallelism
+from downpour.validation import validate
 
 DOOR = Path(__file__).resolve().parents[2] / "train.py"
 SEGMENTS = 6  # rows of timing.csv; the first is left out
@@ -103,12 +104,10 @@ def chosen(strategy: str, devices: int) -> tuple[str, ...]:
 
 def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
     """Copies of the model that make a counted step together, all that there are, and servers."""
-    config = experiment.validate(resolved(overrides))
+    config = validate(resolved(overrides))
     hardware = build(config["trainer"])
-    strategy = experiment.build_strategy(config, hardware)
-    copies = hardware.world_size // getattr(strategy, "ranks_per_replica", 1)
-    in_step = strategy.in_step(hardware.world_size) if isinstance(strategy, Parallelism) else copies
-    return in_step, copies, getattr(strategy, "servers", 0)
+    ours, ranks = parallelism(build_strategy(config, hardware)), hardware.world_size
+    return ours.in_step(ranks), ranks // ours.ranks_per_replica, ours.servers
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-from downpour.analysis.table import spaced
+from downpour.analysis.text import aligned, spaced
 from downpour.scaling import variants
 from downpour.scaling.plan import ALONE
 from downpour.scaling.results import Row
@@ -40,10 +40,7 @@ def markdown(rows: Sequence[Row]) -> str:
     measured = [row for row in rows if row.rates]
     cells = {name: [write(row) for row in measured] for name, write in COLUMNS.items()}
     shown = {name: column for name, column in cells.items() if any(cell not in ("-", "", "nan") for cell in column)}
-    widths = [max(map(len, (name, *column))) for name, column in shown.items()]
-    lines = [list(shown), *map(list, zip(*shown.values(), strict=True))]
-    text = [f"| {' | '.join(cell.rjust(w) for cell, w in zip(line, widths, strict=True))} |" for line in lines]
-    text.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
+    text = aligned([list(shown), *zip(*shown.values(), strict=True)])
     failed = [f"- {row.case.name}: {row.failure}" for row in rows if row.failure]
     return "\n".join([*text, *(["", "Not run:", "", *failed] if failed else [])])
 

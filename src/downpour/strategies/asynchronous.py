@@ -10,7 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from downpour.checkpoints import capture_rank, restore_rank
-from downpour.config import ConfigError
+from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import FAILED, Failed
 from downpour.run import Run, process
 from downpour.strategies.base import Parallelism
@@ -35,20 +35,20 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
     """
 
     launch = staticmethod(launch)
+    servers = 1
     reports_epochs = False
     link: Link
     run: Run
 
-    def __init__(self, hardware: Hardware, *, servers: int, seconds: float):
+    def __init__(self, hardware: Hardware, *, seconds: PositiveFloat = 60.0):
         """
         Args:
-            servers: processes that the workers talk to.
-            seconds: longest wait for an answer.
+            seconds: longest wait for a server, and for what rank 0 asks the others for.
         """
         rank = process()[0] % hardware.devices
         super().__init__(device=torch.device("cuda", rank) if hardware.accelerator == "gpu" else torch.device("cpu"))
         self.seconds = {"communicating": 0.0}
-        self.servers, self.longest_wait = servers, seconds
+        self.longest_wait = seconds
         self._reason = ""
         self._states: dict[int, Any] = {}
 

@@ -3,17 +3,17 @@
 from functools import partial
 from typing import Any, ClassVar
 
-from downpour.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt
+from downpour.config import ConfigError, NonNegativeInt
 from downpour.failures import TrainingError
 from downpour.strategies.board import Board
-from downpour.strategies.downpour import Downpour
 from downpour.strategies.gathering import Gathering
 from downpour.strategies.link import TooFew
 from downpour.strategies.parameter_server import OptimizerFactory, ParameterServer
+from downpour.strategies.served import Served
 from downpour.trainer import Hardware
 
 
-class BackupWorkers(Downpour):
+class BackupWorkers(Served):
     """Of N + b workers the first N gradients of the current parameters make an update, of their mean; the b that come
     later are dropped, and their workers go on from the new parameters.
 
@@ -24,24 +24,15 @@ class BackupWorkers(Downpour):
     name: ClassVar[str] = "backup_workers"
     reports_epochs = True
 
-    def __init__(
-        self,
-        hardware: Hardware,
-        *,
-        backups: NonNegativeInt = 1,
-        servers: PositiveInt = 1,
-        seconds: PositiveFloat = 60.0,
-    ):
+    def __init__(self, hardware: Hardware, *, backups: NonNegativeInt = 1, **kwargs: Any):
         """
         Args:
-            backups: b, workers whose gradients an update need not wait for.
-            servers: processes that keep the parameters; each takes its own first N gradients.
-            seconds: longest wait for a server, and for what rank 0 asks the others for.
+            backups: b, workers whose gradients an update need not wait for; each server takes its own first N.
 
         Raises:
             ConfigError: as many backups as workers.
         """
-        super().__init__(hardware, servers=servers, seconds=seconds)
+        super().__init__(hardware, **kwargs)
         self.workers, self.backups = hardware.world_size, backups
         if backups >= self.workers:
             advice = f"of {self.workers} worker(s) none would be waited for; must be below trainer.devices"

@@ -13,6 +13,7 @@ class Parallelism:
 
     Attributes:
         name: what `strategy=` calls it.
+        servers: processes beside the ranks.
         ranks_per_replica: ranks that hold one copy of the weights between them; they are given the same experience.
         seconds: time spent so far within learning, by what; where it is known.
         traffic: bytes this rank has sent so far. An all-reduce of n bytes over N ranks counts 2 n (N - 1) / N, an
@@ -20,12 +21,18 @@ class Parallelism:
     """
 
     name: ClassVar[str]
+    servers: int = 0
     ranks_per_replica: int = 1
 
     def __init__(self, **of_lightning: Any):
         super().__init__(**of_lightning)
         self.seconds: dict[str, float] = {}
         self.traffic = 0.0
+
+    @classmethod
+    def batches_each(cls, settings: Mapping[str, Any]) -> int:
+        """Batches that each step of the optimizer is made of, given all arguments of the constructor."""
+        return 1
 
     def in_step(self, ranks: int) -> int:
         """Copies of the weights, each with its own batch, that make a gradient step together; of so many ranks."""
@@ -64,6 +71,11 @@ class Parallelism:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `capture` returned on this rank."""
         self.traffic = state["traffic"]
+
+
+def parallelism(strategy: Any) -> Parallelism:
+    """What is asked of a strategy; of one of Lightning's own, which has no answers, the defaults."""
+    return strategy if isinstance(strategy, Parallelism) else Parallelism()
 
 
 def share_buffers(module: nn.Module) -> None:

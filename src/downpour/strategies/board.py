@@ -8,7 +8,6 @@ from downpour.strategies.messages import Kind, pack
 from downpour.strategies.transport import Channel, Frame, Lost
 
 EPISODES, STATE = 0, 1  # boxes
-STOPPING = 1
 
 
 class Board:

@@ -1,7 +1,7 @@
 """Synchronous gradient descent: N ranks average the gradients of their M samples, one step of a batch of N M."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -79,6 +79,10 @@ class DataParallel(Parallelism, DDPStrategy):
         self._batches = 0  # of the step of the optimizer that is under way
         self._alone = 0  # steps since the ranks communicated
         self._kept: list[Tensor | None] = []  # gradients of the batches before
+
+    @classmethod
+    def batches_each(cls, settings: Mapping[str, Any]) -> int:
+        return settings["accumulate"]
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)

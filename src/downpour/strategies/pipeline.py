@@ -72,7 +72,7 @@ class Pipeline(Parallelism, DDPStrategy):
         return self.global_rank == self.stages - 1
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
-        if not algorithm.in_stages:
+        if not algorithm.single_pass:
             advice = f"{algorithm.__name__} is more than one pass through one network: use strategy=ddp or fsdp2"
             raise ConfigError("strategy", self.name, advice)
         size = config["data"].get("batch_size", self.microbatches)

@@ -23,9 +23,9 @@ class Remote(Optimizer):
         number: int,
         link: Link,
         *,
-        n_push: int,
-        n_fetch: int,
-        local_steps: bool,
+        n_push: int = 1,
+        n_fetch: int = 1,
+        local_steps: bool = True,
         pool: Executor | None = None,
     ):
         """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from downpour.config import ConfigError, NonNegativeInt, PositiveFloat, PositiveInt, locate
+from downpour.config import ConfigError, NonNegativeInt, PositiveInt, class_of
 from downpour.networks.parts import BatchNormalization
 from downpour.optimizers import needs_closure
 from downpour.strategies.asynchronous import Asynchronous
@@ -127,15 +127,14 @@ class Sandblaster(Asynchronous):
         *,
         portions: PositiveInt = 16,
         backups: NonNegativeInt = 1,
-        seconds: PositiveFloat = 60.0,
+        **kwargs: Any,
     ):
         """
         Args:
             portions: that a batch is divided in; many more than workers, so that the fast do more of them.
             backups: copies of a late portion that free workers may compute beside the first.
-            seconds: longest wait for the coordinator.
         """
-        super().__init__(hardware, servers=1, seconds=seconds)
+        super().__init__(hardware, **kwargs)
         self.ranks_per_replica = hardware.world_size  # all see the same batch
         self.portions, self.backups = portions, backups
 
@@ -144,11 +143,11 @@ class Sandblaster(Asynchronous):
         return Coordinator(Board(workers, self.longest_wait), self.backups)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
-        name = config["optimizer"]["_target_"].rpartition(".")[2]
-        if not needs_closure(locate(config["optimizer"]["_target_"], "optimizer")):
+        optimizer = class_of(config, "optimizer")
+        if not needs_closure(optimizer):
             advice = "takes one gradient a step: use optimizer=lbfgs, or strategy=downpour or ddp"
-            raise ConfigError("optimizer", name, advice)
-        if not hasattr(algorithm, "closure_step"):
+            raise ConfigError("optimizer", optimizer.__name__, advice)
+        if not algorithm.single_pass:
             advice = f"{algorithm.__name__} has no batch to divide: use algo=supervised"
             raise ConfigError("strategy", self.name, advice)
 

@@ -33,8 +33,8 @@ class OpenML(Source):
         id: PositiveInt,
         shape: list[PositiveInt],
         classes: list[str],
-        rows: PositiveInt | None = None,
-        test_from: PositiveInt | None = None,
+        rows: PositiveInt | None,
+        test_from: PositiveInt | None,
         cache: str | None = None,
     ):
         """
