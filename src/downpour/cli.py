@@ -127,7 +127,7 @@ def _check_flags(arguments: list[str]) -> None:
     """Hydra would print all its flags."""
 
     def refuse(message: str) -> None:
-        raise ConfigError(message=f"{message} (settings are written key=value; --help lists them)")
+        raise ConfigError(message=f"{message} (settings have the form key=value; see --help)")
 
     parser: Any = get_args_parser()
     parser.error = refuse
@@ -150,7 +150,7 @@ def _explain_start(error: BaseException) -> Failed:
         return Failed(BAD_INPUT, composition.explain(error))
     if isinstance(error, OSError):  # Hydra makes the run directory
         place = error.filename or error
-        return Failed(FAILED, f"hydra.run.dir: cannot make {place} ({error.strerror}); name another directory")
+        return Failed(FAILED, f"hydra.run.dir: cannot create {place} ({error.strerror}); choose another directory")
     return Failed(FAILED, f"{type(error).__name__}: {error}\ndebug=full shows the traceback")
 
 

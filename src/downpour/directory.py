@@ -121,10 +121,10 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[Callable[[], No
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            advice = "another process is writing there; wait for it or stop it"
+            advice = "another process is writing to it; wait for it or stop it"
             raise ConfigError("hydra.run.dir", directory, advice) from None
         except OSError as error:  # some network disks have no locks
-            log.warning("%s cannot be locked (%s): take care that nothing else writes there", directory, error.strerror)
+            log.warning("%s cannot be locked (%s): make sure that nothing else writes to it", directory, error.strerror)
 
         def share() -> None:
             with contextlib.suppress(OSError):

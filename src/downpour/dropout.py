@@ -100,7 +100,7 @@ def exact(network: nn.Module, x: Tensor) -> Tensor:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
     if len(layers) != 1:
-        raise ValueError(f"masks are enumerated for one dropout layer, the network has {len(layers)}")
+        raise ValueError(f"masks can be enumerated for one dropout layer only, the network has {len(layers)}")
     (layer,) = layers
     given: list[Tensor] = []
     mask: Tensor | None = None

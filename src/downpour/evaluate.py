@@ -120,13 +120,13 @@ def load(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         fits = f"cpu, cuda:0 to cuda:{n - 1}" if (n := torch.cuda.device_count()) else "cpu (no GPU was found)"
-        raise ConfigError("device", settings.device, f"not on this machine, which has {fits}") from None
+        raise ConfigError("device", settings.device, f"is not available on this machine, which has {fits}") from None
     first = BEST if settings.checkpoint == "best" else LAST
     algorithm: Any
     algorithm, path, step = trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
         if not hasattr(algorithm, "evaluation_epsilon"):
-            advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"
+            advice = f"{type(algorithm).__name__} has no evaluation_epsilon; remove this setting"
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon
     return algorithm.to(device), path, step

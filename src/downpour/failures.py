@@ -66,14 +66,14 @@ def explain(error: BaseException, directory: Path) -> Failed:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         advice = "lower data.batch_size, data.capacity or the size of the model"
         if type(error).__name__ == "OutOfMemoryError":  # Torch's, of a GPU
-            advice = "lower data.batch_size or the size of the model, or leave the data set on the host"
+            advice = "lower data.batch_size or the size of the model, or keep the data set in host memory"
             advice += " (data.on_device=false)"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
         return Failed(BAD_INPUT, _first_line(error))
     _write_traceback(error, directory)
     if _lost_a_peer(error):
-        what = f"another process of the run has gone ({_first_line(error)})"
+        what = f"lost another process of this run ({_first_line(error)})"
         return Failed(FAILED, f"{what}\n{last_checkpoint(directory)}", lost=True)
     where = f"the traceback is in {directory / 'train.log'}; debug=full shows it here"
     return Failed(FAILED, f"{type(error).__name__}: {_first_line(error)}\n{where}")
@@ -82,22 +82,22 @@ def explain(error: BaseException, directory: Path) -> Failed:
 def stopped(number: int, directory: Path) -> Failed:
     """The message of a run that a signal stopped and that is saved."""
     name = signal.Signals(number).name
-    text = f"stopped by {name}; the run is saved. To go on:\n  python src/train.py resume={shown(directory)}"
+    text = f"stopped by {name}; the run is saved. To resume:\n  python src/train.py resume={shown(directory)}"
     return Failed(128 + number, text, stopped=True)
 
 
 def interrupted(number: int, directory: Path) -> Failed:
     """The message of a run that a signal ended before it could save."""
-    return Failed(128 + number, f"ended by {signal.Signals(number).name}, unsaved; {last_checkpoint(directory)}")
+    return Failed(128 + number, f"ended by {signal.Signals(number).name}, not saved; {last_checkpoint(directory)}")
 
 
 def explain_disk(error: OSError, directory: Path) -> str:
     """What a full or a read-only disk means for the run."""
     where = error.filename or directory
     if error.errno in FULL:
-        what = "the file is larger than is allowed" if error.errno == errno.EFBIG else "the disk is full"
+        what = "the file exceeds the size limit" if error.errno == errno.EFBIG else "the disk is full"
         return f"hydra.run.dir={directory}: {what} ({where}); free space, then resume\n{last_checkpoint(directory)}"
-    return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); name another directory"
+    return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); choose another directory"
 
 
 def has_trained(directory: Path) -> bool:
@@ -108,7 +108,7 @@ def has_trained(directory: Path) -> bool:
 def last_checkpoint(directory: Path) -> str:
     """Whether there is something to go on from, as a line of its own."""
     if (directory / "checkpoints" / "last.ckpt").exists():
-        return f"the last checkpoint is whole: python src/train.py resume={shown(directory)}"
+        return f"resume from the last checkpoint: python src/train.py resume={shown(directory)}"
     return "there is no checkpoint yet"
 
 

@@ -76,7 +76,7 @@ class Linear(Constant):
         super().__init__(*args, **kwargs)
         known = steps or self.planned
         if known is None:
-            advice = "how many gradient steps the run will make depends on the length of its episodes: give a number"
+            advice = "the number of gradient steps depends on the length of the episodes: set it explicitly"
             raise ConfigError("schedule.steps", None, advice)
         self.steps, self.end = known, end
 

@@ -53,5 +53,5 @@ def read_settings(arguments: Sequence[str], defaults: Path, example: str) -> dic
         else:
             settings[key] = None if value == "null" else value
     if settings[required] in (None, "???"):
-        raise ConfigError(message=f"{required} is missing: say which, as in {example} (--help tells more)")
+        raise ConfigError(message=f"{required} is missing, for example {example} (see --help)")
     return settings

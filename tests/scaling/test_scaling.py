@@ -278,8 +278,8 @@ def test_an_asynchronous_step_is_predicted_from_pushes() -> None:
     ("arguments", "said"),
     [
         (["strategy=dpd"], "strategy=dpd: there is no such option; did you mean ddp?"),
-        (["devices=1"], "devices=1: needs a number of processes above 1"),
-        (["devices=two"], "devices=two: numbers of processes with commas between"),
+        (["devices=1"], "devices=1: needs at least one number of processes above 1"),
+        (["devices=two"], "devices=two: must be numbers of processes separated by commas"),
         (
             ["strategy=ddp,downpour", "strategy.servrs=2"],
             "strategy=ddp,downpour; did you mean strategy.servers?",
@@ -302,7 +302,7 @@ def test_bad_input_is_one_line(
 
 def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["algo=dqn", "scaling=strong", f"out={tmp_path}"], SETTINGS) == 2
-    assert "this run counts environment steps" in capsys.readouterr().err
+    assert "this run uses an environment" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ class ActorCritic(Algorithm):
         super().__init__(optimizer, gradient_clip=gradient_clip)
         name = type(self).__name__
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
-            advice = f"needs continuous actions, this environment's are {action_space}; use algo=double_dqn or ppo"
+            advice = f"needs continuous actions, not {action_space}; use algo=double_dqn or ppo"
             raise ConfigError("algo", name, advice)
         if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
-            raise ConfigError("algo", name, f"needs bounds on the actions, these are {action_space}; use algo=ppo")
+            raise ConfigError("algo", name, f"needs bounded actions, not {action_space}; use algo=ppo")
         self.gamma, self.noise, self.random_steps, self.policy_delay = gamma, noise, random_steps, policy_delay
         self.target_every, self.target_tau = target_every, target_tau
         self.size = action_space.shape[0]

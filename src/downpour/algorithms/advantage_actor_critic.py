@@ -74,8 +74,8 @@ class AdvantageActorCritic(StochasticPolicy):
         )
         steps = steps[after["weight"].bool()]
         if len(steps) < self.minibatches:
-            advice = f"a round of {len(steps)} transitions (resets are none) makes no {self.minibatches} gradient steps"
-            raise ConfigError("data.round_steps", len(after), f"{advice}; raise it or data.num_envs")
+            advice = f"{len(steps)} transitions per round are too few for {self.minibatches} minibatches"
+            raise ConfigError("data.round_steps", len(after), f"{advice}; increase it or data.num_envs")
         return steps
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -75,7 +75,7 @@ class Algorithm(LightningModule):
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to descend on for one batch, and metrics by name; of one with many values the mean is recorded."""
-        raise TypeError(f"{type(self).__name__} gives no loss")
+        raise TypeError(f"{type(self).__name__} defines no loss")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
@@ -199,9 +199,7 @@ class Algorithm(LightningModule):
         self._bare = bare_optimizers(self.trainer)
         self.gpu_clock = GpuClock() if self.device.type == "cuda" else None
         if self.captured is not None and self._bare is None:
-            raise ConfigError(
-                "trainer.cuda_graph", True, "a callback wants to be called in each gradient step: use false"
-            )
+            raise ConfigError("trainer.cuda_graph", True, "a callback hooks into each gradient step: use false")
 
     def teardown(self, stage: str) -> None:
         """Let go of what belonged to this fit."""
@@ -219,7 +217,7 @@ class Algorithm(LightningModule):
         bad = [name for name, value in round.items() if value.is_floating_point() and not torch.isfinite(value).all()]
         weights = [name for name, p in self.named_parameters() if not torch.isfinite(p).all()]
         if bad:
-            cause = f"the data was not finite to begin with ({', '.join(bad)}): look at the environment or data set"
+            cause = f"the batch contains non-finite values ({', '.join(bad)}): check the environment or data set"
         elif weights:
             cause = f"the weights have diverged ({weights[0]}{', ...' if len(weights) > 1 else ''})"
             cause += ": lower optimizer.lr or set algo.gradient_clip"

@@ -41,7 +41,7 @@ class Uniform(FixedPolicy):
         super().__init__()
         is_bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
         if not (is_bounded or isinstance(action_space, spaces.Discrete)):
-            advice = f"there is no uniform policy over {action_space}; give the directory of a run on this environment"
+            advice = f"there is no uniform policy over {action_space}; give a run directory"
             raise ConfigError(KEY, "uniform", advice)
         self.space: Any = action_space
 
@@ -69,12 +69,12 @@ class Tabular(FixedPolicy):
         """
         super().__init__()
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"a table is for discrete actions, these are {action_space}; use uniform or the directory of a run"
+            advice = f"a table needs discrete actions, not {action_space}; use uniform or a run directory"
             raise ConfigError(KEY, named, advice)
         shape: tuple[int, ...] = (int(action_space.n),)
         if table.ndim != 1:
             if not isinstance(observation_space, spaces.Discrete):
-                advice = f"a row for each state needs discrete observations, not {observation_space}; give one row"
+                advice = f"one row per state needs discrete observations, not {observation_space}; give a single row"
                 raise ConfigError(KEY, named, advice)
             shape = (int(observation_space.n), *shape)
         if table.shape != shape:
@@ -134,7 +134,7 @@ def fixed_policy(
     if path.is_dir() and of_run is not None:
         return Learned(of_run(path))
     if not path.is_file():
-        advice = "names no policy: give uniform, probabilities [0.2,0.8], a .npy or .csv file, or a run's directory"
+        advice = "is not a policy: give uniform, probabilities [0.2,0.8], a .npy or .csv file, or a run directory"
         raise ConfigError(KEY, choice, advice)
     return Tabular(read_table(path), observation_space, action_space, choice)
 
@@ -149,4 +149,4 @@ def read_table(path: Path) -> np.ndarray:
         read = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",")
         return np.asarray(read, np.float64)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(KEY, path, f"holds no table of numbers ({str(error).splitlines()[0]})") from None
+        raise ConfigError(KEY, path, f"contains no table of numbers ({str(error).splitlines()[0]})") from None

@@ -54,7 +54,7 @@ class StochasticPolicy(Algorithm):
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if entropy_coefficient > 0 and not head.has_entropy:
-            advice = f"the entropy of {type(head).__name__} has no formula; set it to 0 or use model/head=gaussian"
+            advice = f"{type(head).__name__} has no closed-form entropy; use 0 or model/head=gaussian"
             raise ConfigError("algo.entropy_coefficient", entropy_coefficient, advice)
         self.gamma, self.entropy_coefficient, self.evaluation = gamma, entropy_coefficient, evaluation
         self.head = head

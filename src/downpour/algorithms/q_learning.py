@@ -88,7 +88,7 @@ class QLearning(Algorithm):
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"chooses among discrete actions, this environment's are {action_space}"
+            advice = f"needs discrete actions, not {action_space}"
             raise ConfigError("algo", type(self).__name__, f"{advice}; use algo=actor_critic, td3, sac or ppo")
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
@@ -103,7 +103,7 @@ class QLearning(Algorithm):
         visits = None
         if step_size == "visits":
             if not isinstance(observation_space, spaces.Discrete):
-                advice = f"counts states, and observations are {observation_space}; use constant, or env=frozen_lake"
+                advice = f"needs discrete observations, not {observation_space}; use constant, or env=frozen_lake"
                 raise ConfigError("algo.step_size", step_size, advice)
             self.first_state = int(observation_space.start)
             visits = torch.zeros(int(observation_space.n), self.num_actions)
@@ -116,7 +116,7 @@ class QLearning(Algorithm):
         """
         own = type(self)
         if own.bootstrap is not QLearning.bootstrap and own.next_action is QLearning.next_action:
-            raise ConfigError("algo/distribution", own.__name__, "bootstraps from no single action; use dqn")
+            raise ConfigError("algo/distribution", own.__name__, "does not bootstrap from a single action; use dqn")
         if gradient == "residual" or clip_td_error is not None:
             raise ConfigError(message="algo.distribution: needs algo.gradient=semi algo.clip_td_error=null")
 
@@ -129,7 +129,7 @@ class QLearning(Algorithm):
         made = network(observation_space, self.num_actions)
         if self.available is not None:
             if not isinstance(made, Table):
-                advice = "cannot leave actions out of some states; use model=table"
+                advice = "cannot mask actions that some states lack; use model=table"
                 raise ConfigError("model", type(made).__name__, advice)
             made.weight.data[~torch.from_numpy(self.available)] = -torch.inf
         return made
@@ -197,7 +197,7 @@ class QLearning(Algorithm):
     def configure_optimizers(self) -> Optimizer:
         optimizer = super().configure_optimizers()
         if self.visits is not None and not isinstance(optimizer, SGD):
-            advice = f"{type(optimizer).__name__} undoes what scales a gradient; use optimizer=sgd"
+            advice = f"{type(optimizer).__name__} is invariant to the scale of the gradient; use optimizer=sgd"
             raise ConfigError("algo.step_size", "visits", advice)
         return optimizer
 

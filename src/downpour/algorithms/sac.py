@@ -39,7 +39,7 @@ class SAC(ActorCritic):
         """
         if kwargs.get("noise") is not None:
             raise ConfigError(
-                "algo.noise", type(kwargs["noise"]).__name__, "SAC draws its actions; use algo/noise=null"
+                "algo.noise", type(kwargs["noise"]).__name__, "SAC already samples its actions; use algo/noise=null"
             )
         if target_entropy is not None and not learn_alpha:
             raise ConfigError("algo.target_entropy", target_entropy, "needs algo.learn_alpha=true")

@@ -54,7 +54,7 @@ class DynamicProgramming(Algorithm):
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
-            raise ConfigError("trainer", f"{self.trainer.world_size} processes", "an exact solution needs one")
+            raise ConfigError("trainer", f"{self.trainer.world_size} processes", "dynamic programming needs one")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         return self.q[observation.long()].argmax(-1).cpu().numpy() + self.first_action

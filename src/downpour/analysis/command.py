@@ -42,7 +42,7 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
 
             text = report(runs, out, metric=settings["metric"], pdf=settings["pdf"], paper=settings["paper"])
         except OSError as error:
-            raise ConfigError("out", out, f"can't be written ({error.strerror}); choose another") from None
+            raise ConfigError("out", out, f"cannot be written ({error.strerror}); choose another") from None
     except ConfigError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

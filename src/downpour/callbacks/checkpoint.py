@@ -146,7 +146,7 @@ class Checkpoint(Callback):
         self._as_before = (saved, checkpoint.get("replicas", saved)) == (self.run.world_size, self.run.replicas)
         if not self._as_before and not trainer.datamodule.any_ranks:
             copies = checkpoint.get("replicas", saved)
-            advice = f"the run was trained by {saved} process(es) with {copies} copies of the weights"
+            advice = f"the run was trained by {saved} process(es) with {copies} replica(s)"
             raise ConfigError("trainer", f"{self.run.world_size} process(es)", f"{advice}; resume it with as many")
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
@@ -163,7 +163,7 @@ class Checkpoint(Callback):
         try:
             restore_rank(mine, data, pl_module, draws=self._as_before)  # other ranks draw anew
         except (FileNotFoundError, EOFError) as error:
-            advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
+            advice = f"the replay journal of its checkpoint at step {checkpoint['step']} is missing ({error})"
             raise ConfigError("resume", self.run.directory, advice) from None
         strategy, before = trainer.strategy, mine.get("strategy", {})
         if self._as_before and isinstance(strategy, Parallelism) and strategy.name == before.get("name"):

@@ -102,7 +102,7 @@ def steps_of(
             length += counts
             cut = counts & ~first & (length >= max_steps)
             if cut.any():
-                log.warning("an evaluation episode was cut at %d steps", max_steps)
+                log.warning("an evaluation episode was truncated at %d steps", max_steps)
             ended = counts & (first | cut)
             happened = np.asarray(reward), np.asarray(terminated)
             learned = info.get("learned_reward", happened[0]), info.get("learned_terminated", happened[1])

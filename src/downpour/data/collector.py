@@ -131,7 +131,7 @@ class Collector:
             Rows [steps, num_envs], or fewer.
         """
         if self._observation is None:
-            raise RuntimeError("start() comes first")
+            raise RuntimeError("call start() first")
         rows = self.blank(steps)
         for t in range(steps):
             begin = time.perf_counter()

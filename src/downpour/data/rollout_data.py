@@ -69,7 +69,7 @@ class RolloutData(Experience):
         self._last = TensorDict(state["last"], batch_size=[1, self.num_envs])
         if state["collector"]["environments"] is None:
             name = type(self.collector.environments.unwrapped).__name__
-            log.info("%s cannot be saved: going on from the start of an episode", name)
+            log.info("the state of %s cannot be saved: continuing with new episodes", name)
         self._started = True
 
 
@@ -111,7 +111,7 @@ class EpisodeData(Experience):
         blocks = [self.collector.start()]
         while not self._complete():
             if sum(map(len, blocks)) > self.max_round_steps:
-                advice = "the episodes have not ended by then; cut them with env.max_episode_steps"
+                advice = "some episodes are longer than this; limit them with env.max_episode_steps"
                 raise TrainingError(f"data.max_round_steps={self.max_round_steps}: {advice}")
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)

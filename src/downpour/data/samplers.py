@@ -32,7 +32,7 @@ class Uniform(RandomSampler):
             index, _ = super().sample(storage, missing + missing // 8 + 4)
             index = index[self.replay.is_transition(index)]
             if not len(index) and not self.replay.has_transitions():
-                raise LookupError("the ring holds no transition yet")
+                raise LookupError("the replay buffer contains no transition yet")
             kept.append(index[:missing])
             missing -= len(kept[-1])
         return torch.cat(kept), {}
@@ -96,7 +96,7 @@ class Prioritized(Sampler):
     def _draw(self, batch_size: int) -> Tensor:
         total = self._sum.cumsum(0)
         if total[-1] == 0:
-            raise LookupError("the ring holds no transition yet")
+            raise LookupError("the replay buffer contains no transition yet")
         drawn = torch.rand(batch_size, dtype=torch.float64, generator=self.replay.generator) * total[-1]
         block = torch.searchsorted(total, _below(drawn, total[-1]), right=True)
         rows = self._cells[block].cumsum(1)

@@ -90,7 +90,7 @@ class Samples:
             value = block.reshape(len(block), -1)[row, column]
             name = f"column {columns[column]}" if columns is not None else f"{what} column {column}"
             where = f"{self._place(begin + row)}, {name}"
-            raise ConfigError(message=f"{where}: {value} is not a finite number; mend or drop the row")
+            raise ConfigError(message=f"{where}: {value} is not a finite number; fix or remove the row")
 
     def _place(self, row: int) -> str:
         return f"{self.origin}, row {row}" if self.line_of is None else f"{self.origin}, line {self.line_of(row)}"

@@ -61,10 +61,8 @@ class Gymnasium(Environment):
         self.wrapped = isinstance(probe, gym.wrappers.FlattenObservation | ChannelsFirst)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
-            advice = f"its actions are {self.action_space}; every rule here chooses one of a Discrete space or a Box of"
-            raise ConfigError(
-                "env.id", id, f"{advice} numbers: register it with a wrapper that makes them one of these"
-            )
+            advice = f"its action space is {self.action_space}, but only Discrete and Box are"
+            raise ConfigError("env.id", id, f"{advice} supported: register it with a wrapper that converts it")
         if vectorization == "table":
             table_in(probe)
             self.observation_space = copied_states(self.observation_space, trials)
@@ -82,7 +80,7 @@ class Gymnasium(Environment):
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError("env.id", self.id, f"needs a package that is not installed ({error})") from None
         except TypeError as error:
-            raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not take them ({error})") from None
+            raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not accept them ({error})") from None
         return _readable(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
@@ -103,7 +101,7 @@ class Gymnasium(Environment):
             )
         if environments.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise ConfigError(
-                "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
+                "env.id", self.id, "its vector version lacks NEXT_STEP autoreset; use env.vectorization=sync"
             )
         return _Clipped(environments) if isinstance(self.action_space, spaces.Box) else environments
 

@@ -19,7 +19,7 @@ def table_of(environment: Environment) -> MDP:
     single.close()
     if len(table) != single.observation_space.n:  # type: ignore[attr-defined]
         raise ConfigError(
-            "env.id", environment.id, "hides its state: an exact solution must see it; use env=frozen_lake"
+            "env.id", environment.id, "hides its state, so there is no exact solution; use env=frozen_lake"
         )
     return MDP.from_table(table)
 

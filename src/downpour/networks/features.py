@@ -31,7 +31,7 @@ class Features(nn.Module):
             self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
             self.is_identity = len(space.shape) == 1 and space.dtype in ("float32", "float64")
         else:
-            raise ConfigError("env.id", type(space).__name__, "observations of this kind cannot be fed to a network")
+            raise ConfigError("env.id", type(space).__name__, "observation spaces of this type are not supported")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.classes:

@@ -51,7 +51,7 @@ class Categorical(Head):
         """
         super().__init__()
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"this environment's actions are {action_space}; use model/head=gaussian or mixture_of_gaussians"
+            advice = f"needs discrete actions, not {action_space}; use model/head=gaussian or mixture_of_gaussians"
             raise ConfigError("model/head", "categorical", advice)
         self.outputs, self.first_action = int(action_space.n), int(action_space.start)
 
@@ -92,7 +92,7 @@ class _Continuous(Head):
         super().__init__()
         name = type(self).__name__
         if not isinstance(action_space, spaces.Box):
-            advice = f"needs continuous actions, this environment's are {action_space}; use model/head=categorical"
+            advice = f"needs continuous actions, not {action_space}; use model/head=categorical"
             raise ConfigError("model/head", name, advice)
         if len(action_space.shape) != 1:
             raise ConfigError("model/head", name, f"actions of shape {action_space.shape} are not a vector")
@@ -170,7 +170,7 @@ class MixtureOfGaussians(_Continuous):
         self.components, self.weights_are_learned = components, weights == "learned"
         fixed = torch.tensor(weights if isinstance(weights, list) else [1 / components] * components)
         if len(fixed) != components or abs(float(fixed.sum()) - 1) > 1e-6:
-            advice = f"needs {components} numbers (algo.head.components) that are not negative and sum to 1"
+            advice = f"needs {components} non-negative numbers (algo.head.components) that sum to 1"
             raise ConfigError("algo.head.weights", weights, advice)
         log_weights = fixed.log() if isinstance(weights, list) else torch.zeros(components)
         self.register_buffer("log_weights", log_weights, persistent=False)

@@ -35,7 +35,7 @@ class Table(nn.Module):
         self.start = int(input_space.start)
         first = torch.tensor(initial)
         if first.ndim and len(first) != outputs:
-            raise ConfigError("model.initial", initial, f"one value for each of the {outputs} outputs, or one for all")
+            raise ConfigError("model.initial", initial, f"needs one value per output ({outputs}), or one for all")
         self.weight = nn.Parameter(first.expand(int(input_space.n), outputs).clone())
 
     def forward(self, x: Tensor) -> Tensor:

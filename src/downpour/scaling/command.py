@@ -120,10 +120,10 @@ def _read(settings: Settings) -> tuple[list[int], list[str]]:
     try:
         devices = sorted({int(count) for count in settings.devices.split(",")} - {1})
     except ValueError:
-        advice = "numbers of processes with commas between, as in 1,2,4"
+        advice = "must be numbers of processes separated by commas, such as 1,2,4"
         raise ConfigError("devices", settings.devices, advice) from None
     if not devices or devices[0] < 1:
-        raise ConfigError("devices", settings.devices, "needs a number of processes above 1")
+        raise ConfigError("devices", settings.devices, "needs at least one number of processes above 1")
     return devices, [size.strip() for size in (settings.sizes or "").split(";")]
 
 
