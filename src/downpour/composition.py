@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a command line they cannot compose, in terms of its keys and values."""
+"""Translates errors of Hydra and OmegaConf into messages about keys and values."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What a network trained with dropout says when it is used: three answers to one question.
+"""Predictions of a network trained with dropout, in three ways.
 
 Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
 E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the probability of being kept (what `eval()` does;

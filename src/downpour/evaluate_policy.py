@@ -1,4 +1,4 @@
-"""What a finished run's policy is worth in its environment: returns, and films of it."""
+"""Evaluates the policy of a finished run in its environment: returns and videos."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a finished run on a data set is worth on the rows it has not seen, and how sure it is of its answers."""
+"""Evaluates a finished run on its test split: metrics and predictive uncertainty."""
 
 from collections.abc import Mapping
 from functools import partial

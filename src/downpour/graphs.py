@@ -1,4 +1,4 @@
-"""Gradient steps captured in CUDA graphs: the GPU gets a whole step in one call, not a hundred kernels one by one."""
+"""Gradient steps captured in CUDA graphs: one launch per step instead of a hundred kernel launches."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field

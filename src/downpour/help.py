@@ -1,4 +1,4 @@
-"""`python src/train.py --help`: the groups, and every setting as it is typed, its value and what it does."""
+"""`python src/train.py --help`: the groups, and every setting with its value and description."""
 
 import re
 import textwrap

@@ -1,4 +1,4 @@
-"""One job from its composed configuration to its result: new or resumed, in this process or in several."""
+"""Runs one job: new or resumed, in this process or in several."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Starting the processes of a run: always a torchrun job on a configuration that is already resolved."""
+"""Starts the processes of a run: a torchrun job on a resolved configuration."""
 
 import contextlib
 import json

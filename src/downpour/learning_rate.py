@@ -1,4 +1,4 @@
-"""How the step size of an optimizer changes with its gradient steps; for every algorithm alike."""
+"""Learning rate schedules, for every algorithm."""
 
 import math
 from typing import Any, Literal

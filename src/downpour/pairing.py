@@ -1,4 +1,4 @@
-"""What goes with what, from what each part says it needs; asked before anything is built."""
+"""Checks that the chosen components are compatible, before anything is built."""
 
 import inspect
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its directory, and what it may be told anew."""
+"""What a resumed run keeps from its directory, and what may be overridden."""
 
 import copy
 from collections.abc import Mapping, Sequence

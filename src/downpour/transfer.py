@@ -1,4 +1,4 @@
-"""Starting from the weights of another run, and keeping some as they are."""
+"""Initializing from another run's weights, and freezing parameters."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Films of a policy: one mp4 an episode, with the return in its name."""
+"""Videos of a policy: one mp4 per episode, with the return in its name."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Policies that do not learn, p(a | x) of (60): uniform, given as a table, or what another run has learned."""
+"""Fixed policies p(a | x) for (60): uniform, given as a table, or learned by another run."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ RunPolicy = Callable[[Path], Algorithm]
 
 
 class FixedPolicy(nn.Module, ABC):
-    """Chooses actions, and never changes."""
+    """A policy that never changes."""
 
     @abstractmethod
     def act(self, observation: Tensor, rng: np.random.Generator) -> np.ndarray:
@@ -31,7 +31,7 @@ class FixedPolicy(nn.Module, ABC):
 
 
 class Uniform(FixedPolicy):
-    """Every action alike: of a discrete space, or of a box between its bounds."""
+    """The uniform policy over a discrete space or a bounded box."""
 
     def __init__(self, action_space: gym.Space):
         """
@@ -56,7 +56,7 @@ class Uniform(FixedPolicy):
 
 
 class Tabular(FixedPolicy):
-    """Given probabilities of discrete actions: for each state, or the same for all observations."""
+    """Given probabilities of discrete actions, per state or the same everywhere."""
 
     def __init__(self, table: np.ndarray, observation_space: gym.Space, action_space: gym.Space, named: Any):
         """
@@ -65,7 +65,7 @@ class Tabular(FixedPolicy):
             named: what the person typed, for messages.
 
         Raises:
-            ConfigError: the actions are not discrete, the table has another shape, or a row is no distribution.
+            ConfigError: the actions are not discrete, the table has another shape, or a row is not a distribution.
         """
         super().__init__()
         if not isinstance(action_space, spaces.Discrete):
@@ -121,7 +121,7 @@ def fixed_policy(
             directory.
 
     Raises:
-        ConfigError: it names nothing, or does not fit the environment.
+        ConfigError: there is no such policy, or it does not fit the environment.
     """
     available = getattr(action_space, "available", None)
     if not isinstance(choice, str):

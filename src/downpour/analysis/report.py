@@ -1,4 +1,4 @@
-"""One sweep's report: its table, its picture, and what went wrong in it."""
+"""The report of a sweep: table, figure, and failed runs."""
 
 import atexit
 import contextlib

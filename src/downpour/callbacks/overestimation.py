@@ -1,4 +1,4 @@
-"""What values promise beside what the policy then receives (van Hasselt et al. 2016, Figure 3)."""
+"""Predicted values against actual returns (van Hasselt et al. 2016, Figure 3)."""
 
 import logging
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""Policy heads: from a network's outputs to a distribution p(a, x; theta) over actions."""
+"""Action distributions p(a, x; theta), parametrized by a network's outputs."""
 
 from typing import Literal
 
@@ -14,26 +14,26 @@ from downpour.config import ConfigError, NonNegativeFloat, PositiveFloat, Positi
 
 
 class Head(nn.Module):
-    """What turns the outputs of a network into a distribution over actions.
+    """Turns the outputs of a network into a distribution over actions.
 
     Attributes:
-        outputs: numbers it needs from the network for each observation.
-        has_entropy: whether its distribution knows its entropy.
+        outputs: number of network outputs it needs.
+        has_entropy: whether its entropy has a closed form.
     """
 
     outputs: int
     has_entropy = True
 
     def distribution(self, outputs: Tensor) -> Distribution:
-        """p(., x; theta) for outputs [batch, outputs]; its log_prob takes actions as `sample` gives them."""
+        """p(., x; theta) for outputs [batch, outputs]; its log_prob takes actions as `sample` returns them."""
         raise NotImplementedError
 
     def sample(self, outputs: Tensor, rng: np.random.Generator) -> np.ndarray:
-        """Actions [batch, ...] drawn from p; every draw comes from `rng`."""
+        """Actions [batch, ...] sampled from p, using `rng` only."""
         raise NotImplementedError
 
     def mode(self, outputs: Tensor) -> np.ndarray:
-        """The likeliest actions [batch, ...] (of a mixture: the centre of its heaviest part)."""
+        """The most likely actions [batch, ...] (for a mixture: the mean of its heaviest component)."""
         raise NotImplementedError
 
     def probabilities(self, outputs: Tensor) -> np.ndarray:
@@ -82,7 +82,7 @@ class _Shifted(CategoricalDistribution):
 
 
 class _Continuous(Head):
-    """Actions are measured from the middle of their bounds, in half their width; as they are where there are none."""
+    """Actions in units of half their range, relative to its centre; unscaled where there are no bounds."""
 
     centre: Tensor
     scale: Tensor
@@ -119,8 +119,8 @@ class Gaussian(_Continuous):
     def __init__(self, action_space: gym.Space, *, sigma: PositiveFloat = 0.5, learn_sigma: bool = True):
         """
         Args:
-            sigma: standard deviation, at first, in half widths of the action's bounds.
-            learn_sigma: whether it is learned; the same for all observations.
+            sigma: initial standard deviation, in units of half the action range.
+            learn_sigma: whether it is learned; it does not depend on the observation.
 
         Raises:
             ConfigError: the actions are not a continuous vector.
@@ -159,12 +159,12 @@ class MixtureOfGaussians(_Continuous):
         Args:
             components: M.
             weights: c_1, ..., c_M of (19), or `fixed` at 1 / M; `learned`, a softmax over outputs of the network, (21).
-            sigma: standard deviation of every component, at first, in half widths of the action's bounds.
+            sigma: initial standard deviation of every component, in units of half the action range.
             learn_sigma: whether it is learned.
-            spread: the components start evenly between -spread and spread, in the same unit.
+            spread: initial means are evenly spaced in [-spread, spread], in the same unit.
 
         Raises:
-            ConfigError: the actions are not a continuous vector, or the weights no convex combination, (20).
+            ConfigError: the actions are not a continuous vector, or the weights are not a convex combination, (20).
         """
         super().__init__(action_space, sigma, learn_sigma)
         self.components, self.weights_are_learned = components, weights == "learned"
