@@ -1,4 +1,4 @@
-"""Command lines of key=value settings, for the doors that need nothing of Hydra.
+"""Command lines of key=value settings, for the entry points that do not use Hydra.
 
 A YAML file holds every setting with its default and, as a comment, its meaning; `--help` shows it as it is.
 """
@@ -15,7 +15,7 @@ from downpour.config import ConfigError, nearest
 
 
 def show_help(arguments: Sequence[str], summary: str, defaults: Path) -> bool:
-    """Print what the command does and its settings, if that is asked for; whether it was."""
+    """Print the summary and the settings if --help was given; returns whether it was."""
     asked = any(each in ("-h", "--help", "help") for each in arguments)
     if asked:
         print(summary.lstrip() + defaults.read_text(encoding="utf-8").rstrip())

@@ -114,7 +114,7 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
     assert found["fsdp2", "2", str(64 if scaling == "weak" else 32)]["failure"] == "strategy=fsdp2: needs a GPU"
     text = (tmp_path / "scale.md").read_text()
     assert f"{scaling.capitalize()} scaling" in text and "1 200" not in text.splitlines()[2]
-    assert "alpha 50.0 us a message, beta 1.000 ns a byte" in text
+    assert "alpha 50.0 us per message, beta 1.000 ns per byte" in text
     for said in (
         "all-reduce, sizes not fitted, N = 2: 0 % (of 3)",
         "all-reduce, N = 4: 0 % (of 7)",

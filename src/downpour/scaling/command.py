@@ -22,8 +22,8 @@ from downpour.settings import read_settings, show_help
 
 SUMMARY = """
 Measure how a run scales, (1): E_N = T / (N T_N), with T the time of one process and T_N that of N for the same number
-of samples. Every number of processes is run in turn, several times. Beside it stands what a cost model says, fitted to
-times measured on this machine. Settings of train.py say what is run.
+of samples. Every number of processes is run several times, in turn. The results are compared with a cost model that is
+fitted to measurements on this machine. Settings of train.py define the run.
 
   python src/scale.py algo=supervised strategy=ddp,fsdp2 devices=1,2,4 model.hidden=[512,512]
   python src/scale.py algo=supervised scaling=strong data.batch_size=512 accuracy=0.95
