@@ -1,14 +1,14 @@
-# Two commands on a fresh machine: `make train` and `make test`. Everything is installed into .venv, once.
+# On a fresh machine: `make train` or `make test`. Dependencies are installed into .venv, once.
 #
-#   ARGS="..."       what follows the command, e.g. make train ARGS="algo=dqn seed=1"
-#   EXTRAS=a,b       optional parts to install too: atari box2d minatar mujoco supervised sweep bench
-#   PYTHON=...       the interpreter a new .venv is made with (3.11 or newer; found by itself)
-#   WORKERS=n        test processes (0: none but pytest's own, for --pdb)
-#   TORCH=...        the torch to install, as pip spells it. By itself: the CUDA build where `nvidia-smi` finds a
-#                    GPU, otherwise a CPU build if pip can see one, otherwise what the package registry has.
-#                    To show pip a CPU build, set PIP_FIND_LINKS to a folder with its wheel, or
-#                    PIP_EXTRA_INDEX_URL to an index that has it (torch's own pages name one for each platform).
-#                    Examples: TORCH=torch==2.13.0+cpu; TORCH=torch===2.13.0 (the registry's build and no other).
+#   ARGS="..."       arguments of the command, e.g. make train ARGS="algo=dqn seed=1"
+#   EXTRAS=a,b       optional packages to install too: atari box2d minatar mujoco supervised sweep bench
+#   PYTHON=...       the interpreter for a new .venv (3.11 or newer; found automatically)
+#   WORKERS=n        test processes (0: run in pytest's own process, for --pdb)
+#   TORCH=...        the torch requirement for pip. Default: the CUDA build if `nvidia-smi` finds a GPU, otherwise a
+#                    CPU build if pip can find one, otherwise what the package registry has.
+#                    To point pip at a CPU build, set PIP_FIND_LINKS to a folder with its wheel, or
+#                    PIP_EXTRA_INDEX_URL to an index that has it (PyTorch's installation page names one per platform).
+#                    Examples: TORCH=torch==2.13.0+cpu; TORCH=torch===2.13.0 (only the registry's build).
 
 .SUFFIXES:
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ PIP := $(PY) -m pip
 TORCH_VERSION := $(shell sed -n 's/^torch==//p' constraints.txt)
 WORKERS ?= logical
 
-# A stamp says what has been installed. It is written last, so an interrupted set-up leaves none.
+# A stamp records what has been installed. It is written last, so an interrupted set-up leaves none.
 STAMPS := $(VENV)/.stamps
 EXTRA_LIST := $(sort $(subst $(comma),$(space),$(EXTRAS)))
 extras = $(if $(strip $1),[$(subst $(space),$(comma),$(strip $1))])
@@ -35,7 +35,7 @@ DEV_STAMP := $(call stamp,dev)
 BENCH_STAMP := $(call stamp,bench)
 install = $(PIP) install -c constraints.txt -e ".$(call extras,$1 $(EXTRA_LIST))"
 
-# A .venv whose interpreter has gone is made again.
+# A .venv whose interpreter no longer exists is created again.
 MISSING := $(shell $(PY) -c "" 2>/dev/null || echo FORCE)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -48,15 +48,15 @@ help: ## list the targets
 
 setup: $(TRAIN_STAMP) ## install what training needs into .venv
 
-train: $(TRAIN_STAMP) ## train (Double DQN on CartPole, unless ARGS says otherwise)
+train: $(TRAIN_STAMP) ## train (Double DQN on CartPole by default)
 	@exec $(PY) src/train.py $(or $(value ARGS),experiment=double_dqn_cartpole)
 
 pytest = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
-test: $(DEV_STAMP) ## run the tests, but for the slow ones
+test: $(DEV_STAMP) ## run the fast tests
 	@$(pytest) -m "not slow" $(value ARGS)
 
-test-slow: $(DEV_STAMP) ## run the slow tests: studies, processes that are killed, sweeps
+test-slow: $(DEV_STAMP) ## run the slow tests: studies, killed processes, sweeps
 	@$(pytest) -m slow $(value ARGS)
 
 lint: $(DEV_STAMP) ## check style, formatting and types
@@ -64,18 +64,18 @@ lint: $(DEV_STAMP) ## check style, formatting and types
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 
-format: $(DEV_STAMP) ## mend style and formatting where that can be done by itself
+format: $(DEV_STAMP) ## fix style and formatting automatically
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: $(BENCH_STAMP) ## measure speed against the bare loop and the peers
+bench: $(BENCH_STAMP) ## measure speed against bare loops and other libraries
 	@exec $(PY) benchmarks/run.py $(value ARGS)
 
-clean: ## remove caches and build leftovers (never outputs/)
+clean: ## remove caches and build artifacts (never outputs/)
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
-distclean: clean ## the same, and .venv
+distclean: clean ## also remove .venv
 	rm -rf $(VENV)
 
 FORCE:
@@ -91,7 +91,7 @@ $(STAMPS)/venv: $(MISSING)
 	        if "$$candidate" -c "$$fits" 2>/dev/null; then found=$$candidate; break; fi; \
 	    done; \
 	    if [ -z "$$found" ]; then \
-	        echo "Python 3.11 or newer is needed. Tried: $$*. Name one with: make PYTHON=/path/to/python3" >&2; \
+	        echo "Python 3.11 or newer is needed. Tried: $$*. Set one with: make PYTHON=/path/to/python3" >&2; \
 	        exit 1; \
 	    fi; \
 	    echo "Setting up $(VENV) with $$("$$found" --version) ($$found). This is done once."; \
@@ -124,8 +124,8 @@ $(TORCH_STAMP): $(STAMPS)/venv constraints.txt
 	else \
 	    torch="torch==$(TORCH_VERSION)"; \
 	    if [ "$$(uname -s)" = Linux ]; then \
-	        echo "No GPU here, and pip sees no CPU build of torch: taking the registry's, which may be some GB."; \
-	        echo "To save that, stop and read the part on TORCH in 'make help'."; \
+	        echo "No GPU found, and pip finds no CPU build of torch: installing the registry's build, which may take several GB."; \
+	        echo "To avoid this, stop and see TORCH in 'make help'."; \
 	    fi; \
 	fi; \
 	$(PIP) install -c constraints.txt "$$torch"; \

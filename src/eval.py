@@ -1,4 +1,4 @@
-"""Play a trained policy: `python src/eval.py run=DIR episodes=100 video=true`; `--help` tells more."""
+"""Evaluate a finished run: `python src/eval.py run=DIR episodes=100 video=true`; `--help` tells more."""
 
 import sys
 from pathlib import Path

@@ -6,14 +6,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "algorithms").glob("*.md"))
-HEADINGS = ("Command", "Rule", "Differences from the ", "Options", "Metrics", "Results")
+HEADINGS = ["Update rule", "Usage", "Implementation details", "Options", "Metrics", "Results"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_a_page_has_the_headings_of_all(page: Path) -> None:
-    found = [line.removeprefix("## ") for line in page.read_text().splitlines() if line.startswith("## ")]
-    assert len(found) == len(HEADINGS)
-    assert all(line.startswith(heading) for line, heading in zip(found, HEADINGS, strict=True)), found
+    lines = page.read_text().splitlines()
+    assert [line.removeprefix("## ") for line in lines if line.startswith("## ")] == HEADINGS
+    assert any(line.startswith("### Differences from the ") for line in lines)
 
 
 def test_every_algorithm_is_on_a_page() -> None:

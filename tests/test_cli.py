@@ -31,16 +31,16 @@ BAD_INPUT = {
     "~foo": "~foo: there is no such key to delete",
     "algo=dqnn": "algo=dqnn: there is no such option; did you mean dqn? (there are: actor_critic",
     "loger=csv": "loger=csv: there is no such key; did you mean logger?",
-    "algo=5": "algo=5: is not the name of an option (there are: actor_critic",
-    "model=null": "model=null: is not the name of an option",
+    "algo=5": "algo=5: is not an option (there are: actor_critic",
+    "model=null": "model=null: is not an option",
     "hydra/launcher=nope": "hydra/launcher=nope: there is no such option (there are: basic",
     "--nope": "unrecognized arguments: --nope",
     # syntax
     "algo": "algo: is not of the form key=value",
     "=3": "=3: is not of the form key=value",
     "a,b": "a,b: is not of the form key=value",
-    "algo.gamma=[1": "algo.gamma=[1: cannot be read as a value",
-    "seed=1,2": "seed=1,2: several values; -m runs one job for each",
+    "algo.gamma=[1": "algo.gamma=[1: cannot be parsed",
+    "seed=1,2": "seed=1,2: several values: add -m to run a job for each",
     # types and ranges
     "optimizer.lr=abc": "optimizer.lr=abc: must be a valid number",
     "optimizer.lr=-1": "optimizer.lr=-1: must be greater than 0",
@@ -53,15 +53,15 @@ BAD_INPUT = {
     "+callbacks.x=3": "callbacks.x=3: names nothing that could be built",
     # what does not fit together, or is not there
     "env.id=CartPol-v1": "env.id=CartPol-v1: no environment of that name is registered; nearest:",
-    "env.id=Pendulum-v1": "algo=DoubleDQN: chooses among discrete actions",
+    "env.id=Pendulum-v1": "algo=DoubleDQN: needs discrete actions",
     "env.id=nosuchpackage:World-v0": "env.id=nosuchpackage:World-v0: needs the package nosuchpackage",
     "model=table ~model.hidden": "model=table: needs a discrete observation",
     "algo._target_=os.system": "algo._target_=os.system: only classes of downpour, torch",
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
     "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
-    "trainer.nodes=2": "trainer.port=null: several nodes need a port",
+    "trainer.nodes=2": "trainer.port=null: must be set for several nodes",
     "strategy=fsdp strategy.tensor_parallel=2": "strategy.tensor_parallel=2: does not divide the 1 rank(s)",
-    "trainer.cuda_graph=true": "trainer.cuda_graph=true: needs a GPU, and trainer.accelerator=cpu: use false",
+    "trainer.cuda_graph=true": "trainer.cuda_graph=true: needs trainer=gpu (trainer.accelerator is cpu)",
     "resume=nosuch": "resume=nosuch: is not a run directory",
     "resume=.": "resume=.: is not a run directory",
 }
@@ -122,7 +122,7 @@ def test_a_run_is_not_written_over(commands: Commands, copy_of_run: Callable[[st
     for arguments in (("hydra.run.dir=run",), ("hydra.run.dir=run", "seed=1")):
         ended = commands.run(*SMALL, *arguments)
         assert_one_message(ended)
-        assert "holds a run already; name another, or resume it with resume=DIR" in ended.err
+        assert "already contains a run; choose another directory, or resume it with resume=DIR" in ended.err
     assert_same(run, finished_run)
     (tmp := commands.folder / "mine").mkdir()
     (tmp / "notes.txt").write_text("keep")
@@ -151,7 +151,7 @@ def test_bad_input_that_is_found_late_loses_nothing(commands: Commands, finished
     assert ended.code == 2
     assert ended.err.splitlines()[-2:] == [
         "error: data.batch_size=16: too late",
-        "the last checkpoint is whole: python src/train.py resume=run",
+        "resume from the last checkpoint: python src/train.py resume=run",
     ]
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 512
@@ -184,15 +184,15 @@ def test_what_a_resumed_run_may_not_be_told(
 ) -> None:
     run = copy_of_run("run")
     refused = {
-        "algo=dqn": "algo=dqn: a resumed run keeps its own, leave it out (only total_env_steps",
-        "model/head=gaussian": "model/head=gaussian: a resumed run keeps its own",
-        "experiment=cleanrl_dqn": "experiment=cleanrl_dqn: a resumed run keeps its own",
-        "env=acrobot": "env=acrobot: a resumed run keeps its own",
-        "optimizer.lr=1": "optimizer.lr=1: a resumed run keeps its own",
-        "seed=1": "seed=1: a resumed run keeps its own",
-        "trainer=ddp_cpu": "2 process(es), but the run was trained by 1; resume it with as many",
+        "algo=dqn": "algo=dqn: cannot change in a resumed run (only total_env_steps",
+        "model/head=gaussian": "model/head=gaussian: cannot change in a resumed run",
+        "experiment=cleanrl_dqn": "experiment=cleanrl_dqn: cannot change in a resumed run",
+        "env=acrobot": "env=acrobot: cannot change in a resumed run",
+        "optimizer.lr=1": "optimizer.lr=1: cannot change in a resumed run",
+        "seed=1": "seed=1: cannot change in a resumed run",
+        "trainer=ddp_cpu": "2 process(es), but the run was trained by 1; resume it with the same number",
         "trainer.threds=2": "trainer.threds=2: there is no such key",
-        "total_env_steps=100": "the run is finished; total_env_steps=2048 would go on with it",
+        "total_env_steps=100": "the run is finished; to train for longer, add for example total_env_steps=2048",
         "total_env_steps=2048 callbacks.recorder.every=0": "callbacks.recorder.every=0: must be greater",
     }
     for typed, message in refused.items():
@@ -370,7 +370,7 @@ def test_ctrl_c_ends_a_sweep(commands: Commands) -> None:
     running.kill(signal.SIGINT)
     ended = running.wait()
     assert ended.code == 128 + signal.SIGINT
-    assert "stopped by SIGINT; the run is saved. To go on:" in ended.err
+    assert "stopped by SIGINT; the run is saved. To resume:" in ended.err
     assert "resume=sweep/0" in ended.err
     assert json.loads((first / "summary.json").read_text())["status"] == "stopped"
     assert not (commands.folder / "sweep" / "1").exists()

@@ -142,7 +142,7 @@ def test_a_table_on_frozen_lake(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "run is missing: say which, as in run=outputs/train/..."),
+        ([], "run is missing, for example run=outputs/train/..."),
         (["{run}"], "write run={run}"),
         (["run={run}", "episodes=0"], "episodes=0: must be greater than or equal to 1"),
         (["run={run}", "episodes=many"], "episodes=many: must be a valid integer"),
@@ -150,8 +150,8 @@ def test_a_table_on_frozen_lake(tmp_path: Path) -> None:
         (["run={run}", "video=maybe"], "video=maybe: must be true or false"),
         (["run={run}", "checkpoint=newest"], "checkpoint=newest: must be 'best' or 'last'"),
         (["run={run}", "epsilon=1.5"], "epsilon=1.5: must be less than or equal to 1"),
-        (["run={run}", "dropout=scaled"], "dropout=scaled: is for runs on a data set; this one has an environment"),
-        (["run={run}", "device=tpu9"], "device=tpu9: not on this machine"),
+        (["run={run}", "dropout=scaled"], "dropout=scaled: applies to runs on a data set; this run has an environment"),
+        (["run={run}", "device=tpu9"], "device=tpu9: is not available on this machine"),
         (["run={run}", "out={run}/config.yaml"], "cannot be written"),
         (["run={tmp}"], "is not a run directory"),
         (["run={tmp}/nowhere"], "is not a run directory"),
@@ -239,7 +239,7 @@ def test_an_environment_that_cannot_be_drawn(run: Path, worlds: None, capsys: py
     assert main([f"run={run}", "video=true"], SETTINGS) == 2
     assert (
         capsys.readouterr().err
-        == "eval: video=true: Blind-v0 cannot be drawn: it knows no render mode, not rgb_array\n"
+        == "eval: video=true: Blind-v0 cannot be recorded: it supports no render mode, not rgb_array\n"
     )
 
 
@@ -259,7 +259,7 @@ def test_a_camera_films_every_frame_and_no_reset_twice(worlds: None, tmp_path: P
 
 def test_pictures() -> None:
     assert _picture(np.ones((2, 3, 3))).tolist() == np.full((2, 4, 3), 255).tolist()
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="is not an image"):
         _picture("a map in letters")
 
 
@@ -280,6 +280,6 @@ def test_filming_leaves_the_run_as_it_is(trained: Path, tmp_path: Path) -> None:
 
 def test_training_refuses_to_film_what_cannot_be_drawn(worlds: None, tmp_path: Path) -> None:
     run = Run(tmp_path, seed=0, total_steps=1, eval_every=1, eval_episodes=1)
-    with pytest.raises(ConfigError, match=r"callbacks\.video=true: Blind-v0 cannot be drawn"):
+    with pytest.raises(ConfigError, match=r"callbacks\.video=true: Blind-v0 cannot be recorded"):
         Video(Gymnasium(id="Blind-v0"), run)
     assert math.isfinite(Camera(Gymnasium(id="Drawn-v0"), None).rate)

@@ -103,7 +103,7 @@ def test_what_does_not_apply_is_refused(classes: Path, tmp_path: Path, capsys: p
     refusals = {
         (f"run={plain}", "dropout=monte_carlo"): "dropout=monte_carlo: the network was trained without dropout",
         (f"run={gan}", "dropout=scaled"): "dropout=scaled: GAN predicts no targets",
-        (f"run={classes}", "video=true"): "video=true: a run on a data set has no environment to film",
+        (f"run={classes}", "video=true"): "video=true: a run on a data set has no environment to record",
         (f"run={classes}", "dropout=exact"): "dropout=exact: must be 'scaled' or 'monte_carlo'",
         (f"run={classes}", "samples=0"): "samples=0: must be greater than or equal to 1",
     }

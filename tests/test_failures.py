@@ -32,7 +32,7 @@ def test_a_lost_peer_is_told_with_what_was_seen(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     failed = explain(error, tmp_path)
     assert failed.lost and failed.code == 1
-    assert str(failed) == f"another process of the run has gone ({error})\nthere is no checkpoint yet"
+    assert str(failed) == f"lost another process of this run ({error})\nthere is no checkpoint yet"
     assert str(error) in (tmp_path / "train.log").read_text()
 
 
@@ -50,10 +50,10 @@ def test_alone_there_is_no_peer_to_lose(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_first_cause_is_told(tmp_path: Path) -> None:
-    lost = Failed(1, "another process of the run has gone (Connection closed)", lost=True)
+    lost = Failed(1, "lost another process of this run (Connection closed)", lost=True)
     report(tmp_path, 0, lost)
     assert str(first(tmp_path, {0: 1}, tmp_path, nodes=1)) == str(lost)  # there is no other node to look at
-    assert str(first(tmp_path, {0: 1}, tmp_path, nodes=2)).startswith("another node of the run has failed")
+    assert str(first(tmp_path, {0: 1}, tmp_path, nodes=2)).startswith("another node of this run has failed")
     assert str(first(tmp_path, {0: 1, 1: -9}, tmp_path)).startswith("rank 1 was ended by SIGKILL")
     report(tmp_path, 1, Failed(1, "ArithmeticError: 1 / 0"))
     assert str(first(tmp_path, {0: 1, 1: 1}, tmp_path, nodes=2)) == "ArithmeticError: 1 / 0"

@@ -109,9 +109,9 @@ def test_a_small_and_a_read_only_disk(commands: Commands, finished_run: Path) ->
         code = int((commands.folder / f"{name}.code").read_text())
         return Ended(code, "", (commands.folder / name).read_text())
 
-    assert_told(ended("full"), "the disk is full", "free space, then resume", "the last checkpoint is whole")
+    assert_told(ended("full"), "the disk is full", "free space, then resume", "resume from the last checkpoint")
     assert_told(ended("readonly"), f"hydra.run.dir={disk}/run: cannot write", "Read-only file system")
-    assert_told(ended("new"), "hydra.run.dir: cannot make disk/new (Read-only file system)")
+    assert_told(ended("new"), "hydra.run.dir: cannot create disk/new (Read-only file system)")
     assert ended("resumed").code == 0
     assert_same(commands.folder / "run", finished_run)
 
@@ -122,14 +122,14 @@ def limit_files() -> None:
 
 def test_files_that_may_not_grow(commands: Commands) -> None:
     ended = commands.run(*SMALL, "hydra.run.dir=run", sabotage=limit_files)
-    assert_told(ended, "the file is larger than is allowed")
+    assert_told(ended, "the file exceeds the size limit")
 
 
 def test_no_place_for_a_run(commands: Commands) -> None:
     (commands.folder / "file").write_text("")
     for place, reason in (("file/run", "Not a directory"), ("file", "File exists"), ("/proc/run", "No such file")):
         ended = commands.run(*SMALL, f"hydra.run.dir={place}")
-        assert_told(ended, "hydra.run.dir: cannot make ", f"({reason}", "; name another directory")
+        assert_told(ended, "hydra.run.dir: cannot create ", f"({reason}", "; choose another directory")
 
 
 def test_a_damaged_checkpoint_is_passed_over(
@@ -187,7 +187,7 @@ def test_replay_that_is_gone(commands: Commands, copy_of_run: Callable[[str], Pa
     run = copy_of_run("run")
     shutil.rmtree(run / "replay")
     unfinished(run)
-    assert_told(commands.run("resume=run"), "the replay that belongs to its checkpoint at step 1024 is gone", code=2)
+    assert_told(commands.run("resume=run"), "the replay journal of its checkpoint at step 1024 is missing", code=2)
 
 
 def test_a_loss_that_is_not_a_number(commands: Commands) -> None:
@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_a_number(commands: Commands) -> None:
 def test_an_environment_that_hands_out_nan(commands: Commands) -> None:
     where = {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
     ended = commands.run(*SMALL, "env.id=tests.slow:NotANumber-v0", environment=where)
-    assert_told(ended, "the data was not finite to begin with (", "look at the environment")
+    assert_told(ended, "the batch contains non-finite values (", "check the environment")
 
 
 def test_a_bug_is_one_line_and_a_traceback_in_the_log(commands: Commands) -> None:

@@ -122,12 +122,12 @@ def test_every_precision_learns(tmp_path: Path, precision: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("strategy=ddp",), "strategy=DataParallel: a CUDA graph holds the step of one process: use strategy=auto"),
-        (("trainer.devices=2",), "strategy=ddp: a CUDA graph holds the step of one process"),
-        (("trainer.precision=16-mixed",), "trainer.precision=16-mixed: its scaler asks after each step"),
-        (("debug.detect_anomaly=true",), "debug.detect_anomaly=true: looks into each step"),
-        (("algo=ppo",), "algo=PPO: its gradient steps are not all of one shape"),
-        (("algo=double_q_learning",), "algo=DoubleQLearning: its gradient steps are not all of one shape"),
+        (("strategy=ddp",), "strategy=DataParallel: CUDA graphs support one process only: use strategy=auto"),
+        (("trainer.devices=2",), "strategy=ddp: CUDA graphs support one process only"),
+        (("trainer.precision=16-mixed",), "trainer.precision=16-mixed: gradient scaling cannot be captured"),
+        (("debug.detect_anomaly=true",), "debug.detect_anomaly=true: cannot inspect the steps of a CUDA graph"),
+        (("algo=ppo",), "algo=PPO: its gradient steps vary in shape"),
+        (("algo=double_q_learning",), "algo=DoubleQLearning: its gradient steps vary in shape"),
         (("optimizer.fused=false",), "optimizer=Adam: cannot be captured in a CUDA graph: use rmsprop, or adam"),
         (("optimizer=adagrad",), "optimizer=Adagrad: cannot be captured in a CUDA graph"),
         (("algo=supervised", "total_gradient_steps=9", "optimizer=lbfgs"), "optimizer=LBFGS: cannot be captured"),
@@ -145,7 +145,7 @@ def test_what_cannot_be_captured(
 def test_without_a_gpu_there_are_no_graphs(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         configuration(tmp_path, "trainer.cuda_graph=true")
-    assert str(caught.value) == "trainer.cuda_graph=true: needs a GPU, and trainer.accelerator=cpu: use false"
+    assert str(caught.value) == "trainer.cuda_graph=true: needs trainer=gpu (trainer.accelerator is cpu)"
 
 
 class Repeated:

@@ -24,7 +24,7 @@ def test_a_straight_line() -> None:
     line = Linear(steps=10, end=0.1, warmup=2)
     assert [line(step) for step in (0, 1, 2, 6, 10, 99)] == pytest.approx([0.5, 1, 1, 0.55, 0.1, 0.1])
     assert Linear(planned=4)(2) == 0.5
-    with pytest.raises(ConfigError, match=r"schedule\.steps=null: how many .* give a number"):
+    with pytest.raises(ConfigError, match=r"schedule\.steps=null: the number of .* set it explicitly"):
         Linear()
 
 
@@ -81,5 +81,5 @@ def test_what_is_planned(overrides: str, in_step: int, steps: int) -> None:
 
 
 def test_a_run_of_unknown_length_is_told() -> None:
-    with pytest.raises(ConfigError, match=r"schedule\.steps=null: how many gradient steps"):
+    with pytest.raises(ConfigError, match=r"schedule\.steps=null: the number of gradient steps"):
         validate(composed("algo=reinforce", "schedule=cosine"))

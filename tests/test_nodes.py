@@ -39,8 +39,8 @@ def test_a_port_in_use_is_named(commands: Commands) -> None:
         ended = start(commands, 0, port).wait()
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        f"error: trainer.port={port}: node 0 cannot listen there (address already in use); "
-        "name another port, the same on all nodes"
+        f"error: trainer.port={port}: node 0 cannot listen on it (address already in use); "
+        "choose another port, the same on all nodes"
     ]
     assert not (commands.folder / "node0" / "run").exists()
 
@@ -51,8 +51,8 @@ def test_a_node_that_never_comes_is_not_waited_for_long(commands: Commands, node
     ended = start(commands, node, port, "trainer.timeout_seconds=1").wait()
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        f"error: trainer.address=127.0.0.1: 2 nodes did not meet there, at port {port}, within 1 s: "
-        "start all of them, or raise trainer.timeout_seconds"
+        f"error: trainer.address=127.0.0.1: 2 nodes did not connect at port {port} within 1 s: "
+        "start all of them, or increase trainer.timeout_seconds"
     ]
     assert not (commands.folder / f"node{node}" / "run").exists()
 
@@ -76,6 +76,6 @@ def test_a_node_that_vanishes_ends_the_run(commands: Commands, victim: int) -> N
             os.kill(process, signal.SIGKILL)
     assert ended.code == 1
     told = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert told == [f"error: node {victim} has not been heard of for trainer.timeout_seconds=5"]
+    assert told == [f"error: no sign of life from node {victim} for trainer.timeout_seconds=5"]
     if victim == 1:
-        assert ended.err.splitlines()[-1] == "the last checkpoint is whole: python src/train.py resume=run"
+        assert ended.err.splitlines()[-1] == "resume from the last checkpoint: python src/train.py resume=run"

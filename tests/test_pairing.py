@@ -7,27 +7,27 @@ from downpour.config import ConfigError
 from downpour.validation import validate
 
 REFUSED = {
-    "env=none": "env=none: data=replay comes from an environment: choose another option of env",
-    "algo=ppo env=none": "env=none: data=rollout comes from an environment",
-    "algo=value_iteration env=none": "env=none: data=model comes from an environment",
+    "env=none": "env=none: data=replay needs an environment: choose another option of env",
+    "algo=ppo env=none": "env=none: data=rollout needs an environment",
+    "algo=value_iteration env=none": "env=none: data=model needs an environment",
     "algo=dqn data=digits": "data=dataset: DQN learns from data=replay",
     # callbacks
-    "algo=supervised callbacks=default": "callbacks.evaluation=Evaluation: needs an environment, and env=none: use "
+    "algo=supervised callbacks=default": "callbacks.evaluation=Evaluation: needs an environment, but env=none: use "
     "callbacks=classification, regression or generation",
     "algo=supervised callbacks=early_stop": "callbacks.evaluation=Evaluation: needs an environment",
     "algo=supervised callbacks=video": "callbacks.evaluation=Evaluation: needs an environment",
-    "algo=supervised callbacks=default env=cartpole": "callbacks.evaluation=Evaluation: is for rules that act in an "
-    "environment, and Supervised is not one: use callbacks=classification, regression or generation",
-    "algo=dqn callbacks=classification": "callbacks.validation=Validation: is for rules that are measured on held-out "
-    "rows of a data set, and DQN is not one: use callbacks=default",
-    "algo=supervised callbacks=generation": "callbacks.samples=Samples: is for rules that make samples",
+    "algo=supervised callbacks=default env=cartpole": "callbacks.evaluation=Evaluation: is for algorithms that act in "
+    "an environment; Supervised does not: use callbacks=classification, regression or generation",
+    "algo=dqn callbacks=classification": "callbacks.validation=Validation: is for algorithms that learn "
+    "from a data set; DQN does not: use callbacks=default",
+    "algo=supervised callbacks=generation": "callbacks.samples=Samples: is for algorithms that make samples",
     # optimizers that evaluate the loss themselves
     "algo=dqn optimizer=lbfgs": "optimizer=LBFGS: evaluates the loss several times a gradient step, DQN does so once: "
     "use algo=supervised",
     "algo=gan optimizer=lbfgs": "optimizer=LBFGS: evaluates the loss several times",
     # precisions of all numbers
-    "trainer.precision=bf16-true": "trainer.precision=bf16-true: is for data sets; where an environment is acted in, "
-    "as DoubleDQN does, use bf16-mixed or 32-true",
+    "trainer.precision=bf16-true": "trainer.precision=bf16-true: is for data sets only; DoubleDQN acts in an "
+    "environment: use bf16-mixed or 32-true",
     "algo=ppo trainer.precision=64-true": "trainer.precision=64-true: is for data sets",
 }
 

@@ -118,7 +118,7 @@ def test_stopped_by_a_signal(commands: Commands, finished_run: Path, number: sig
     ended = running.wait()
     assert ended.code == 128 + number
     assert ended.err.splitlines()[-2:] == [
-        f"stopped by {number.name}; the run is saved. To go on:",
+        f"stopped by {number.name}; the run is saved. To resume:",
         "  python src/train.py resume=run",
     ]
     summary = json.loads((run / "summary.json").read_text())

@@ -31,7 +31,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(commands: Commands) -> None:
     assert statuses(cut) == ["finished", "running", "None"]
     written = (cut / "0/summary.json").stat().st_mtime_ns
     other = commands.run("-m", "algo=dqn", "seed=5,6,7", *SMALL, f"resume_sweep={cut}")
-    assert "it was started with `algo=dqn seed=0,1,2 total_env_steps=1024" in refusal(other)
+    assert "was started with `algo=dqn seed=0,1,2 total_env_steps=1024" in refusal(other)
     ended = commands.run("-m", f"resume_sweep={cut}")
     assert ended.code == 0, ended.text
     assert statuses(cut) == ["finished"] * 3
@@ -48,7 +48,7 @@ def test_a_killed_sweep_ends_as_one_that_was_not(commands: Commands) -> None:
 
 def test_what_cannot_be_gone_on_with_is_refused(commands: Commands, finished_run: Path) -> None:
     advice = refusal(commands.run(f"resume_sweep={finished_run}"))
-    assert advice.endswith("needs -m; to go on with one run, resume=DIR")
+    assert advice.endswith("needs -m; to resume a single run, use resume=DIR")
     advice = refusal(commands.run("-m", f"resume_sweep={finished_run}"))
-    assert advice.endswith("is not a sweep's directory: it has no multirun.yaml")
+    assert advice.endswith("is not a sweep directory: it has no multirun.yaml")
     assert not (finished_run / "0").exists()

@@ -1,7 +1,6 @@
 """Launchers, sweepers and sweep files, as far as the packages that are installed go."""
 
 import re
-import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from downpour import sweeps
@@ -141,24 +139,3 @@ def test_a_failed_job_keeps_its_code_from_one_process_to_another() -> None:
 
     again = pickle.loads(pickle.dumps(Failed(2, "seed=-1: must be positive", lost=True)))
     assert again.code == 2 and str(again) == "seed=-1: must be positive" and again.lost
-
-
-def commands() -> list[list[str]]:
-    """What docs/sweeps.md shows, an indented block's command a list of words."""
-    page = (ROOT / "docs/sweeps.md").read_text().replace("\\\n", " ")
-    return [shlex.split(line.strip(), comments=True) for line in page.splitlines() if line.startswith("    ")]
-
-
-@pytest.mark.parametrize("words", [words for words in commands() if words[:2] == ["python", "src/train.py"]])
-def test_the_commands_of_the_page_are_valid(words: list[str]) -> None:
-    """Every override parses, names an existing key or option, and its first value is accepted."""
-    first = []
-    for override in OverridesParser.create().parse_overrides([word for word in words[2:] if word != "-m"]):
-        key = override.get_key_element()
-        if key.startswith("hydra") or override.value() == "search_double_dqn":
-            continue
-        value = next(override.sweep_iterator()) if override.is_discrete_sweep() else None
-        if value is None and override.is_sweep_override():
-            value = override.value().start
-        first.append(f"{key}={value}" if override.is_sweep_override() else override.input_line)
-    validate(composed(*(word for word in first if word != "trainer=gpu")))  # which may not be here

@@ -12,8 +12,8 @@ from downpour.trainer import Hardware
     ("cores", "servers", "told"),
     [
         (4, 0, []),
-        (3, 0, ["this machine has 3 core(s), each of the 4 processes gets 0.75"]),
-        (4, 1, ["this machine has 4 core(s), each of the 5 processes gets 0.8"]),
+        (3, 0, ["this machine has only 3 core(s): each of the 4 processes gets 0.75"]),
+        (4, 1, ["this machine has only 4 core(s): each of the 5 processes gets 0.8"]),
     ],
 )
 def test_more_processes_than_cores_is_told(

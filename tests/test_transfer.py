@@ -37,8 +37,8 @@ def test_what_fits_is_taken_and_what_is_frozen_stays(
         second["network.layers.2.weight"], first["network.layers.2.weight"]
     )
     assert second[TOP].shape == (1, 8)
-    assert "not taken: network.layers.4.weight is [2, 8] there, [1, 8] here" in caplog.text
-    assert "took 4 of 6 weights" in caplog.text and "frozen: network.layers.0.bias" in caplog.text
+    assert "init_from: skipped network.layers.4.weight: [2, 8] there, [1, 8] here" in caplog.text
+    assert "init_from: loaded 4 of 6 weights" in caplog.text and "frozen: network.layers.0.bias" in caplog.text
     train_stopped(monkeypatch, tmp_path / "stopped", 13, *frozen)
     assert all(torch.equal(value, second[name]) for name, value in weights(tmp_path / "stopped").items())
 

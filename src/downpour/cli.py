@@ -1,6 +1,6 @@
-"""The command line of training: Hydra composes, `jobs` runs, and what goes wrong is told in one short message.
+"""The command line of training: Hydra composes, `jobs` runs, and errors become one short message.
 
-Nothing heavy is imported before it is needed, so that --help answers at once.
+Heavy imports are deferred, so that --help is fast.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ CONF = str(composition.CONF)
 def train() -> None:
     """`python src/train.py`.
 
-    Exit code 0: trained; 1: failed on the way; 2: asked for what cannot be; 128 and a signal's number: stopped by it.
+    Exit code 0: trained; 1: failed during training; 2: invalid input; 128 + N: stopped by signal N.
     """
-    # Hydra would print and exit by itself; its messages name its own machinery instead of the key.
+    # Hydra would print and exit; its messages name its internals instead of the key.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Before torch is imported: its store warns, with a C++ stack, of every node that leaves before another.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -41,7 +41,7 @@ def train() -> None:
     sweeps.register()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # when another rank fails, tidy up before the end
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    # argparse takes settings on one side of a flag only.
+    # argparse accepts settings on one side of a flag only.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     sys.argv[1:] = arguments
     try:
@@ -97,12 +97,12 @@ def train_task(composed: DictConfig) -> float | None:
 
 
 def is_leader() -> bool:
-    """Whether this process speaks for the run: rank 0 where somebody else's torchrun started several."""
+    """Whether this process reports for the run: rank 0 if an external torchrun started several."""
     return "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
 
 
 def _is_first_node(config: Any) -> bool:
-    """Whether what stands in the run directory is this node's to remove; the nodes may share it."""
+    """Whether this node may remove the run directory, which the nodes may share."""
     trainer = config.get("trainer")
     return not isinstance(trainer, dict) or trainer.get("node_rank", 0) == 0
 
@@ -111,7 +111,7 @@ def _tell(failed: Failed, prefix: str = "") -> None:
     if is_leader():
         say(failed, prefix)
     elif not failed.stopped and not failed.lost:
-        time.sleep(5)  # if rank 0 has the same to say, it does so now, and torchrun ends this process
+        time.sleep(5)  # if rank 0 reports the same error, torchrun ends this process meanwhile
         say(failed, f"rank {os.environ['RANK']}: {prefix}")
 
 
@@ -127,7 +127,7 @@ def _check_flags(arguments: list[str]) -> None:
     """Hydra would print all its flags."""
 
     def refuse(message: str) -> None:
-        raise ConfigError(message=f"{message} (settings are written key=value; --help lists them)")
+        raise ConfigError(message=f"{message} (settings have the form key=value; see --help)")
 
     parser: Any = get_args_parser()
     parser.error = refuse
@@ -135,7 +135,7 @@ def _check_flags(arguments: list[str]) -> None:
 
 
 def _check_resume(arguments: list[str]) -> None:
-    """Hydra would make the directory that is to be resumed, if it is not there."""
+    """Hydra would create a missing directory instead of reporting it."""
     for directory in (o.removeprefix("resume=") for o in arguments if o.startswith("resume=")):
         is_plain = not set(directory) & set(",'\"$\\()[]{}") and directory not in ("", "null")
         if is_plain and not (Path(directory) / "config.yaml").is_file():
@@ -143,19 +143,19 @@ def _check_resume(arguments: list[str]) -> None:
 
 
 def _explain_start(error: BaseException) -> Failed:
-    """The message for what goes wrong before a job has begun."""
+    """The message for errors before a job has started."""
     if isinstance(error, ConfigError):
         return Failed(BAD_INPUT, str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return Failed(BAD_INPUT, composition.explain(error))
-    if isinstance(error, OSError):  # Hydra makes the run directory
+    if isinstance(error, OSError):  # Hydra creates the run directory
         place = error.filename or error
-        return Failed(FAILED, f"hydra.run.dir: cannot make {place} ({error.strerror}); name another directory")
+        return Failed(FAILED, f"hydra.run.dir: cannot create {place} ({error.strerror}); choose another directory")
     return Failed(FAILED, f"{type(error).__name__}: {error}\ndebug=full shows the traceback")
 
 
 def _leave(directory: Path, *, discard: bool) -> None:
-    """Remove a directory that was made for a run which then never began, and the empty ones above it in outputs/."""
+    """Remove the directory of a run that never started, and empty parents in outputs/."""
     if discard and is_leader():
         shutil.rmtree(directory, ignore_errors=True)
     outputs = Path.cwd() / "outputs"

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf say of a command line they cannot compose, in terms of its keys and values."""
+"""Translates errors of Hydra and OmegaConf into messages about keys and values."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ def _no_name(found: re.Match[str], text: str) -> str:
     for override in OverridesParser.create().parse_overrides([o for o in sys.argv[1:] if not o.startswith("-")]):
         group, value = override.key_or_group, override.value()
         if group in groups() and not isinstance(value, str | list):
-            return f"{group}={show(value)}: is not the name of an option (there are: {', '.join(options_of(group))})"
+            return f"{group}={show(value)}: is not an option (there are: {', '.join(options_of(group))})"
     return text
 
 
@@ -72,13 +72,13 @@ def _bad_syntax() -> str:
     key = typed.partition("=")[0]
     if "=" not in typed or not key:
         return f"{typed}: is not of the form key=value"
-    advice = "cannot be read as a value; put quotes around special characters, and again around the whole for the shell"
+    advice = "cannot be parsed; quote values with special characters, and the whole setting for the shell"
     return f"{typed}: {advice}, as in '{key}=\"a,b\"'"
 
 
 def _ambiguous(found: re.Match[str], text: str) -> str:
     key, _, value = found.group(1).partition("=")
-    return f"{key}={value}: several values; -m runs one job for each, {key}=[{value}] is a list"
+    return f"{key}={value}: several values: add -m to run a job for each, or write {key}=[{value}] for a list"
 
 
 def _no_deletion(found: re.Match[str], text: str) -> str:
@@ -87,7 +87,7 @@ def _no_deletion(found: re.Match[str], text: str) -> str:
 
 def _interpolation(found: re.Match[str], text: str) -> str:
     key = re.search(r"full_key: (\S+)", text)
-    return f"{key.group(1) if key else ''}: the interpolation leads nowhere ({text.splitlines()[0]})"
+    return f"{key.group(1) if key else ''}: the interpolation cannot be resolved ({text.splitlines()[0]})"
 
 
 EXPLANATIONS: tuple[tuple[str, Any], ...] = (

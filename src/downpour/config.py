@@ -1,7 +1,7 @@
-"""What a configuration may say, checked before anything is built.
+"""Configurations are validated before anything is built.
 
 A node of the configuration names a class in `_target_`; the annotations of that class's constructor are its schema.
-Adding a component therefore adds its checks, and no second list of keys exists to fall behind.
+A new component therefore needs no separate list of keys.
 """
 
 import difflib
@@ -18,11 +18,11 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Discount = Probability  # 0 looks at the next reward alone, as a bandit does
+Discount = Probability  # 0: only the next reward counts
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
-# Where in them the parts of an experiment are defined. Elsewhere lie classes that start processes or import at will
-# (`torch.distributed.elastic`'s handlers, for one), which a run directory from anywhere must not get built.
+# The modules of these packages whose classes may be built. Others contain classes that start processes or import
+# arbitrary code (such as `torch.distributed.elastic`'s handlers), which an untrusted run directory must not build.
 COMPONENTS = (
     "downpour",
     "torch.nn",
@@ -39,7 +39,7 @@ COMPONENTS = (
     "gymnasium.spaces",
     "gymnasium.wrappers",
 )
-# Constructors of other packages say `float`; these names mean the same thing everywhere.
+# Other packages annotate these as `float`; the ranges are the same everywhere.
 COMMON_RANGES: dict[str, Any] = {
     "lr": PositiveFloat,
     "weight_decay": NonNegativeFloat,
@@ -51,7 +51,7 @@ PARAMETER_KINDS = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KE
 
 
 class ConfigError(Exception):
-    """Something a person typed that cannot work: which key, what it was, what to do."""
+    """Invalid input: the key, its value, and what to do."""
 
     def __init__(self, key: str | None = None, value: Any = None, advice: str = "", *, message: str | None = None):
         self.key = key
@@ -59,7 +59,7 @@ class ConfigError(Exception):
 
 
 def show(value: Any) -> str:
-    """The value as YAML would have it on the command line."""
+    """The value as it is typed on the command line."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
     return str(value)
@@ -72,16 +72,15 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def how_to_install(extra: str) -> str:
-    """What brings an optional part of this project; no registry has the project itself."""
+    """How to install an optional extra."""
     return f"make setup EXTRAS={extra} (or pip install -e '.[{extra}]') installs it"
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
     """The class (or function of downpour, if it is annotated to return an object of one) that `target` names.
 
-    Only what this project is made of may be named: a run directory can come from anywhere, and building it must not
-    run code of somebody's choosing. An attribute that a trusted module merely imported (`torch.os.system`) is not
-    trusted.
+    Only trusted classes may be named: a run directory can come from anywhere, and building it must not run arbitrary
+    code. An attribute that a trusted module merely imports (`torch.os.system`) is not trusted.
     """
     path, _, name = target.rpartition(".")
     if target.split(".")[0] not in TRUSTED:
@@ -117,7 +116,7 @@ def _is_component(found: Any) -> bool:
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The constructor's named parameters, annotations evaluated where they can be.
 
-    A class of ours that passes `**kwargs` on to its parent takes the parent's too.
+    A class of this project that forwards `**kwargs` to its parent also accepts the parent's.
     """
     if not target.__module__.startswith("downpour") or not inspect.isclass(target):
         return dict(_signature(target).parameters)
@@ -221,7 +220,7 @@ def _model(fields: dict[str, Any]) -> type[BaseModel]:
 def _explain(error: ValidationError, arguments: list[tuple[str, Any]], prefix: str) -> ConfigError:
     problems = error.errors(include_url=False)
     name, value = arguments[int(str(problems[0]["loc"][0])[1:])]
-    # A union reports one problem for each member; the person needs what would do, once.
+    # A union reports a problem per member; list what is allowed once.
     advice = " or ".join(
         dict.fromkeys(
             p["msg"].replace("Input should be ", "must be ").replace(", unable to parse string as a number", "")
@@ -237,7 +236,7 @@ def build(node: Mapping[str, Any], **available: Any) -> Any:
 
     Args:
         node: `_target_` and its keyword arguments; nodes inside it are built first.
-        available: objects to hand to whichever constructor has a parameter of that name.
+        available: objects passed to constructors that have a parameter of that name.
     """
     target = locate(str(node["_target_"]), "")
     arguments = {name: _build_value(value, available) for name, value in node.items() if name != "_target_"}

@@ -1,4 +1,4 @@
-"""A run's directory: what lies in it, and who may write there."""
+"""The run directory: its files, and who may write to it."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, CHOICES, SUMMARY, LOG, LOCK = "config.yaml", "choices.yaml", "summary.json", "train.log", ".lock"
 PACKAGES = ("downpour", "torch", "lightning", "torchrl", "tensordict", "gymnasium", "hydra-core", "numpy")
-IRRELEVANT = (  # Lightning's advice on what this project does its own way
+IRRELEVANT = (  # Lightning's warnings that do not apply here
     "The number of training batches .* is smaller than the logging interval",
     "Your `IterableDataset` has `__len__` defined",
     "`isinstance.treespec, LeafSpec.` is deprecated",
@@ -33,7 +33,7 @@ IRRELEVANT = (  # Lightning's advice on what this project does its own way
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file at once: a reader, or a crash, sees the old one or the new one."""
+    """Replace a file atomically: readers (and crashes) see the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -53,13 +53,13 @@ def write_config(directory: Path, config: Mapping[str, Any], choices: Mapping[st
 
 
 def read_config(directory: Path, key: str) -> dict[str, Any]:
-    """The checked configuration of a run somebody names.
+    """The validated configuration of a run.
 
     Args:
-        key: what named it, for messages (`resume`, `run`).
+        key: the setting that named it, for messages (`resume`, `run`).
 
     Raises:
-        ConfigError: not a run directory, or one that would build what this project is not made of.
+        ConfigError: not a run directory, or one whose configuration is not trusted.
     """
     path = directory / CONFIG
     if not path.is_file():
@@ -97,21 +97,21 @@ def write_summary(directory: Path, summary: Mapping[str, Any]) -> None:
 
 
 def note_failure(directory: Path, failed: Failed) -> None:
-    """Have summary.json say why a run that had begun did not get to its end."""
+    """Record in summary.json why a run failed."""
     summary = read_summary(directory)
-    with contextlib.suppress(OSError):  # a full disk may be the very reason
+    with contextlib.suppress(OSError):  # a full disk may be the cause
         if summary.get("status") in ("running", "failed") and not failed.stopped:
             write_summary(directory, {**summary, "status": "failed", "error": str(failed).splitlines()[0]})
 
 
 @contextmanager
 def locked(directory: Path, *, shared: bool = False) -> Iterator[Callable[[], None]]:
-    """Hold the right to write in a run directory; the system lets go of it when the process dies.
+    """Lock a run directory for writing; the lock is released when the process dies.
 
-    A launcher shares its right with the rank that writes, so that it is held until both are gone.
+    A launcher shares its lock with the rank that writes, so that it is held until both exit.
 
     Args:
-        shared: join whoever holds it and has called what this yields, instead of asking for it alone.
+        shared: join a holder that has called the yielded function, instead of requiring exclusive access.
 
     Raises:
         ConfigError: another process holds it.
@@ -121,10 +121,10 @@ def locked(directory: Path, *, shared: bool = False) -> Iterator[Callable[[], No
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            advice = "another process is writing there; wait for it or stop it"
+            advice = "another process is writing to it; wait for it or stop it"
             raise ConfigError("hydra.run.dir", directory, advice) from None
-        except OSError as error:  # some network disks have no locks
-            log.warning("%s cannot be locked (%s): take care that nothing else writes there", directory, error.strerror)
+        except OSError as error:  # some network file systems have no locks
+            log.warning("%s cannot be locked (%s): make sure that nothing else writes to it", directory, error.strerror)
 
         def share() -> None:
             with contextlib.suppress(OSError):
@@ -159,7 +159,7 @@ def log_to(directory: Path | None) -> None:
 
 
 class _Terminal(logging.Handler):
-    """Writes above the progress bar instead of through it; a terminal that has gone is no reason to stop."""
+    """Writes above the progress bar; a closed terminal is not an error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ class _Terminal(logging.Handler):
 
 
 class _Log(logging.FileHandler):
-    """A full disk is told once, by what cannot do without it."""
+    """A full disk is reported once, elsewhere."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not isinstance(sys.exc_info()[1], OSError):
@@ -175,7 +175,7 @@ class _Log(logging.FileHandler):
 
 
 def provenance() -> dict[str, Any]:
-    """What code a run is computed with."""
+    """The commit and package versions of a run."""
     return {"git_commit": git_commit(), "versions": versions()}
 
 
@@ -199,7 +199,7 @@ def git_commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """What the run was computed with."""
+    """Versions of Python and the main packages."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What a network trained with dropout says when it is used: three answers to one question.
+"""Predictions of a network trained with dropout, in three ways.
 
 Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
 E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the probability of being kept (what `eval()` does;
@@ -100,7 +100,7 @@ def exact(network: nn.Module, x: Tensor) -> Tensor:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Dropout)]
     if len(layers) != 1:
-        raise ValueError(f"masks are enumerated for one dropout layer, the network has {len(layers)}")
+        raise ValueError(f"masks can be enumerated for one dropout layer only, the network has {len(layers)}")
     (layer,) = layers
     given: list[Tensor] = []
     mask: Tensor | None = None

@@ -84,7 +84,7 @@ def value_iteration(mdp: MDP, gamma: float, tolerance: float = 1e-12, max_sweeps
         if change <= tolerance:
             q = action_values(mdp, v, gamma)
             return Solution(q, q.max(1), q.argmax(1), sweep)
-    raise ArithmeticError(f"value iteration still changes by {change:.3g} after {max_sweeps} sweeps")
+    raise ArithmeticError(f"value iteration has not converged after {max_sweeps} sweeps (last change {change:.3g})")
 
 
 def under_policy(mdp: MDP, policy: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -116,7 +116,7 @@ def policy_evaluation(mdp: MDP, policy: NDArray[Any], gamma: float) -> Floats:
     """
     transition, reward = under_policy(mdp, policy)
     if gamma == 1 and (stuck := never_ending(transition)).any():
-        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never ends")
+        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never terminates")
     return np.asarray(np.linalg.solve(np.eye(len(reward)) - gamma * transition, reward), np.float64)
 
 
@@ -130,7 +130,7 @@ def policy_iteration(mdp: MDP, gamma: float) -> Solution:
         if not better.any():
             return Solution(q, v, policy, sweep)
         policy = np.where(better, q.argmax(1), policy)
-    raise ArithmeticError("policy iteration went round in circles")
+    raise ArithmeticError("policy iteration cycles between policies")
 
 
 def finite_horizon(mdp: MDP, horizon: int, gamma: float = 1.0) -> tuple[Floats, Ints]:
@@ -154,7 +154,7 @@ def visit_frequencies(mdp: MDP, policy: NDArray[Any], start: Floats) -> Floats:
     """
     transition, _ = under_policy(mdp, policy)
     if (stuck := never_ending(transition)).any():
-        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never ends")
+        raise np.linalg.LinAlgError(f"from state {int(stuck.argmax())} the policy never terminates")
     visits = np.linalg.solve(np.eye(len(start)) - transition.T, start)
     return visits / visits.sum()
 

@@ -1,4 +1,4 @@
-"""What a finished run is worth: returns of its policy, with films of it, or the metrics of its test split."""
+"""Evaluates a finished run: returns of its policy, with videos, or metrics of its test split."""
 
 import json
 import signal
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from downpour.algorithms.base import Algorithm
 
 SUMMARY = """
-Play whole episodes with a trained policy, exploration off, and print what they returned; of a run on a data set,
-the metrics of its test split and how sure it is of its answers. The numbers and all returns are written to eval.json.
-The same seed gives the same episodes, and the same masks.
+Evaluate a trained policy over whole episodes, exploration off, and print its returns; for a run on a data set, the
+metrics and predictive uncertainty on the test split. Results are written to eval.json. The same seed gives the same
+episodes (or dropout masks).
 
   python src/eval.py run=outputs/train/2026-11-22/15-04-05-double_dqn
   python src/eval.py run=outputs/train/2026-11-22/15-04-05-double_dqn episodes=20 seed=1 checkpoint=last video=true
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
 
 
 def evaluate(settings: Settings, out: Path) -> str:
-    """Play or measure, write eval.json (and films), and return what to print."""
+    """Evaluate, write eval.json (and videos), and return what to print."""
     import torch
 
     from downpour import directory as directories
@@ -120,13 +120,13 @@ def load(
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         fits = f"cpu, cuda:0 to cuda:{n - 1}" if (n := torch.cuda.device_count()) else "cpu (no GPU was found)"
-        raise ConfigError("device", settings.device, f"not on this machine, which has {fits}") from None
+        raise ConfigError("device", settings.device, f"is not available on this machine, which has {fits}") from None
     first = BEST if settings.checkpoint == "best" else LAST
     algorithm: Any
     algorithm, path, step = load_trained(directory, config, spaces, first, "run")
     if settings.epsilon is not None:
         if algorithm.evaluation_epsilon is None:
-            advice = f"{type(algorithm).__name__} has no evaluation_epsilon to change; leave it out"
+            advice = f"{type(algorithm).__name__} has no evaluation_epsilon; remove this setting"
             raise ConfigError("epsilon", settings.epsilon, advice)
         algorithm.evaluation_epsilon = settings.epsilon
     return algorithm.to(device), path, step

@@ -1,4 +1,4 @@
-"""What a finished run's policy is worth in its environment: returns, and films of it."""
+"""Evaluates the policy of a finished run in its environment: returns and videos."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ EPISODE_LIMIT = 27_000  # where a run's own evaluation names none
 def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out: Path) -> tuple[dict[str, Any], str]:
     """Play whole episodes: (what goes into eval.json, what to print)."""
     if settings.dropout:
-        raise ConfigError("dropout", settings.dropout, "is for runs on a data set; this one has an environment")
+        raise ConfigError("dropout", settings.dropout, "applies to runs on a data set; this run has an environment")
     environment = build(config["env"])
     camera = Camera(environment, out / "videos") if settings.video else None
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}

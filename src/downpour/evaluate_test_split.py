@@ -1,4 +1,4 @@
-"""What a finished run on a data set is worth on the rows it has not seen, and how sure it is of its answers."""
+"""Evaluates a finished run on its test split: metrics and predictive uncertainty."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -27,7 +27,7 @@ def data_of(config: Mapping[str, Any], directory: Path) -> Any:
 def measure(settings: Settings, directory: Path, config: Mapping[str, Any], out: Path) -> tuple[dict[str, Any], str]:
     """Ask for the test split: (what goes into eval.json, what to print)."""
     if settings.video:
-        raise ConfigError("video", settings.video, "a run on a data set has no environment to film")
+        raise ConfigError("video", settings.video, "a run on a data set has no environment to record")
     data = data_of(config, directory)
     algorithm, path, step = load(directory, config, data.spaces, settings)
     seed = config["seed"] if settings.seed is None else settings.seed
@@ -60,10 +60,10 @@ def judge(algorithm: Any, data: Any, mode: Mode | None, samples: int, seed: int)
     """
     if not algorithm.single_pass:
         if mode is not None:
-            raise ConfigError("dropout", mode, f"{type(algorithm).__name__} predicts no targets; leave it out")
+            raise ConfigError("dropout", mode, f"{type(algorithm).__name__} predicts no targets; remove this setting")
         return {"metrics": algorithm.evaluate(_on(algorithm, data))}
     if mode == "monte_carlo" and not dropout.drops(algorithm.network):
-        raise ConfigError("dropout", mode, "the network was trained without dropout (model.dropout=0): all masks agree")
+        raise ConfigError("dropout", mode, "the network was trained without dropout (model.dropout=0)")
     is_class = algorithm.classes is not None
     outputs, targets, doubts = [], [], []
     for number, batch in enumerate(_on(algorithm, data)):

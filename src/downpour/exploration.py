@@ -1,4 +1,4 @@
-"""Numbers that change as a run goes on."""
+"""Values that change during a run."""
 
 from downpour.config import NonNegativeInt, Probability
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a run, told in one short message and an exit code."""
+"""Failures of a run, as one short message and an exit code."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from downpour.config import ConfigError
 BAD_INPUT, FAILED = 2, 1
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-# What Torch's backends raise as a plain RuntimeError where the other end of a connection has gone.
+# Messages of plain RuntimeErrors from Torch's backends when the other end of a connection is lost.
 LOST_PEER = re.compile(
     r"connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket timeout"
     r"|gloo/transport/|ncclRemoteError|ncclSystemError|NCCL communicator was aborted",
@@ -22,11 +22,11 @@ LOST_PEER = re.compile(
 
 
 class Failed(Exception):
-    """A run ended before its end. Its text is the whole message for the person, `code` the exit code.
+    """A run failed. Its text is the complete message for the user, `code` the exit code.
 
     Attributes:
-        stopped: somebody asked for it, and the run is saved.
-        lost: another process of the run has gone; the cause is to be read there.
+        stopped: a signal asked for it, and the run is saved.
+        lost: another process of the run was lost, and reports the cause.
     """
 
     def __init__(self, code: int, message: str, *, stopped: bool = False, lost: bool = False):
@@ -46,11 +46,11 @@ class Stopped(Exception):
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what was seen and what to change."""
+    """Training cannot continue; the message says why and what to change."""
 
 
 def explain(error: BaseException, directory: Path) -> Failed:
-    """The message and exit code for whatever ended a run; the traceback of a surprise goes to its train.log."""
+    """The message and exit code for an exception; unexpected tracebacks go to train.log."""
     if isinstance(error, Failed):
         return error
     if isinstance(error, Stopped):
@@ -65,15 +65,15 @@ def explain(error: BaseException, directory: Path) -> Failed:
         return Failed(FAILED, explain_disk(error, directory))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "out of memory" in str(error)):
         advice = "lower data.batch_size, data.capacity or the size of the model"
-        if type(error).__name__ == "OutOfMemoryError":  # Torch's, of a GPU
-            advice = "lower data.batch_size or the size of the model, or leave the data set on the host"
+        if type(error).__name__ == "OutOfMemoryError":  # Torch's, on a GPU
+            advice = "lower data.batch_size or the size of the model, or keep the data set in host memory"
             advice += " (data.on_device=false)"
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
-    if type(error).__name__ == "MisconfigurationException":  # Lightning's own, told without importing it
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's own, matched without importing it
         return Failed(BAD_INPUT, _first_line(error))
     _write_traceback(error, directory)
     if _lost_a_peer(error):
-        what = f"another process of the run has gone ({_first_line(error)})"
+        what = f"lost another process of this run ({_first_line(error)})"
         return Failed(FAILED, f"{what}\n{last_checkpoint(directory)}", lost=True)
     where = f"the traceback is in {directory / 'train.log'}; debug=full shows it here"
     return Failed(FAILED, f"{type(error).__name__}: {_first_line(error)}\n{where}")
@@ -82,43 +82,43 @@ def explain(error: BaseException, directory: Path) -> Failed:
 def stopped(number: int, directory: Path) -> Failed:
     """The message of a run that a signal stopped and that is saved."""
     name = signal.Signals(number).name
-    text = f"stopped by {name}; the run is saved. To go on:\n  python src/train.py resume={shown(directory)}"
+    text = f"stopped by {name}; the run is saved. To resume:\n  python src/train.py resume={shown(directory)}"
     return Failed(128 + number, text, stopped=True)
 
 
 def interrupted(number: int, directory: Path) -> Failed:
     """The message of a run that a signal ended before it could save."""
-    return Failed(128 + number, f"ended by {signal.Signals(number).name}, unsaved; {last_checkpoint(directory)}")
+    return Failed(128 + number, f"ended by {signal.Signals(number).name}, not saved; {last_checkpoint(directory)}")
 
 
 def explain_disk(error: OSError, directory: Path) -> str:
-    """What a full or a read-only disk means for the run."""
+    """The message for a full or read-only disk."""
     where = error.filename or directory
     if error.errno in FULL:
-        what = "the file is larger than is allowed" if error.errno == errno.EFBIG else "the disk is full"
+        what = "the file exceeds the size limit" if error.errno == errno.EFBIG else "the disk is full"
         return f"hydra.run.dir={directory}: {what} ({where}); free space, then resume\n{last_checkpoint(directory)}"
-    return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); name another directory"
+    return f"hydra.run.dir={directory}: cannot write {where} ({error.strerror}); choose another directory"
 
 
 def has_trained(directory: Path) -> bool:
-    """Whether a run has left anything that a person may want: a checkpoint, or a row of metrics."""
+    """Whether a run has left a checkpoint or metrics."""
     return any(directory.glob("checkpoints/*.ckpt")) or (directory / "metrics.csv").exists()
 
 
 def last_checkpoint(directory: Path) -> str:
-    """Whether there is something to go on from, as a line of its own."""
+    """How to resume, as one line."""
     if (directory / "checkpoints" / "last.ckpt").exists():
-        return f"the last checkpoint is whole: python src/train.py resume={shown(directory)}"
+        return f"resume from the last checkpoint: python src/train.py resume={shown(directory)}"
     return "there is no checkpoint yet"
 
 
 def shown(path: Path) -> str:
-    """The path as a person would type it from here."""
+    """The path relative to the working directory, if inside."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def say(failed: Failed, prefix: str = "") -> None:
-    """Tell the person, on stderr."""
+    """Print the message to stderr."""
     kind = "" if failed.stopped else "error: "
     print(f"{kind}{prefix}{failed}", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Gradient steps captured in CUDA graphs: the GPU gets a whole step in one call, not a hundred kernels one by one."""
+"""Gradient steps captured in CUDA graphs: one launch per step instead of a hundred kernel launches."""
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
@@ -172,16 +172,16 @@ def check(hardware: Any, algorithm: Any, config: Mapping[str, Any]) -> None:
     without = "or trainer.cuda_graph=false"
     if config["strategy"] or hardware.world_size > 1:
         chosen = config["strategy"].get("_target_", "ddp").rpartition(".")[2]
-        advice = f"a CUDA graph holds the step of one process: use strategy=auto trainer.devices=1, {without}"
+        advice = f"CUDA graphs support one process only: use strategy=auto trainer.devices=1, {without}"
         raise ConfigError("strategy", chosen, advice)
     if hardware.precision == "16-mixed":
-        advice = f"its scaler asks after each step, a CUDA graph cannot: use bf16-mixed, {without}"
+        advice = f"gradient scaling cannot be captured in a CUDA graph: use bf16-mixed, {without}"
         raise ConfigError("trainer.precision", hardware.precision, advice)
     if config["debug"]["detect_anomaly"]:
-        advice = f"looks into each step, a CUDA graph cannot: use false, {without}"
+        advice = f"cannot inspect the steps of a CUDA graph: use false, {without}"
         raise ConfigError("debug.detect_anomaly", True, advice)
     if not algorithm.static_shapes:
-        advice = f"its gradient steps are not all of one shape, as a CUDA graph must be: use {without[3:]}"
+        advice = f"its gradient steps vary in shape, which a CUDA graph cannot: use {without[3:]}"
         raise ConfigError("algo", algorithm.__name__, advice)
     kind = class_of(config, "optimizer")
     if not capturable(kind, config["optimizer"].get("fused")):

@@ -1,4 +1,4 @@
-"""`python src/train.py --help`: the groups, and every setting as it is typed, its value and what it does."""
+"""`python src/train.py --help`: the groups, and every setting with its value and description."""
 
 import re
 import textwrap
@@ -16,12 +16,12 @@ HEAD = """\
 Downpour: reinforcement and supervised learning, composed on the command line.
 
   python src/train.py [GROUP=OPTION ...] [KEY=VALUE ...]       one run, in outputs/train/<date>/<time>-<algorithm>/
-  python src/train.py -m algo=dqn,double_dqn seed=range(5)     a job for each combination, in outputs/multirun/
-  python src/train.py resume=DIR                               go on with a run exactly where it was saved
+  python src/train.py -m algo=dqn,double_dqn seed=range(5)     one job per combination, in outputs/multirun/
+  python src/train.py resume=DIR                               continue a run exactly where it was saved
 """
 FOOT = """\
-A group's other options have other settings: --help algo=q_learning shows those. hydra.run.dir=DIR names the run's
-directory, +KEY=VALUE gives an argument that is not listed, debug=full shows tracebacks.
+Other options have other settings: --help algo=q_learning lists those. hydra.run.dir=DIR sets the run directory,
++KEY=VALUE adds an argument that is not listed, debug=full prints tracebacks.
   --cfg job prints the configuration as YAML, --info says where each value comes from, --hydra-help lists the rest.
 """
 

@@ -1,4 +1,4 @@
-"""One job from its composed configuration to its result: new or resumed, in this process or in several."""
+"""Runs one job: new or resumed, in this process or in several."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def run(
     with directories.locked(directory) as share:
         if not config["resume"]:
             if (directory / directories.CONFIG).exists():
-                advice = "holds a run already; name another, or resume it with resume=DIR"
+                advice = "already contains a run; choose another directory, or resume it with resume=DIR"
                 raise ConfigError("hydra.run.dir", directory, advice)
             directories.write_config(directory, config, {"overrides": list(overrides), "choices": dict(choices)})
         try:
@@ -99,4 +99,4 @@ def finish(directory: Path) -> None:
         learning_curve(directory)
         draw_extras(group([RunDirectory(directory)]), directory)
     except Exception as error:
-        log.warning("its pictures could not be drawn: %s", error)
+        log.warning("the figures could not be drawn: %s", error)

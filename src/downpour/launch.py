@@ -1,4 +1,4 @@
-"""Starting the processes of a run: always a torchrun job on a configuration that is already resolved."""
+"""Starts the processes of a run: a torchrun job on a resolved configuration."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
     _, started = process()
     own: Launch | None = getattr(strategy, "launch", None)
     if own and started is not None:
-        raise ConfigError("strategy", strategy.__name__, "starts its processes by itself: leave torchrun out")
+        raise ConfigError("strategy", strategy.__name__, "starts its own processes: do not use torchrun")
     return own or (launch if hardware.world_size > 1 and started is None else None)
 
 
@@ -69,7 +69,7 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         except ChildFailedError as error:
             if watch.silent is not None:
                 told = (
-                    f"node {watch.silent} has not been heard of for trainer.timeout_seconds={hardware.timeout_seconds}"
+                    f"no sign of life from node {watch.silent} for trainer.timeout_seconds={hardware.timeout_seconds}"
                 )
                 raise Failed(FAILED, f"{told}\n{last_checkpoint(directory)}") from None
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
@@ -80,9 +80,9 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         except (DistError, RendezvousError, TimeoutError) as error:
             if have_started(scratch):
                 told = str(error).splitlines()[0]
-                raise Failed(FAILED, f"another node has gone ({told})\n{last_checkpoint(directory)}") from None
-            advice = f"{hardware.nodes} nodes did not meet there, at port {hardware.port}, within "
-            advice += f"{hardware.timeout_seconds} s: start all of them, or raise trainer.timeout_seconds"
+                raise Failed(FAILED, f"lost another node ({told})\n{last_checkpoint(directory)}") from None
+            advice = f"{hardware.nodes} nodes did not connect at port {hardware.port} within "
+            advice += f"{hardware.timeout_seconds} s: start all of them, or increase trainer.timeout_seconds"
             raise ConfigError("trainer.address", hardware.address, advice) from None
 
 
@@ -190,12 +190,12 @@ def first(
     for rank in sorted(set(codes) - {rank for rank, _ in told}):
         if codes[rank] < 0:
             name = signal.Signals(-codes[rank]).name
-            why = " (short of memory?)" if name == "SIGKILL" else ""
+            why = " (out of memory?)" if name == "SIGKILL" else ""
             return Failed(FAILED, f"rank {rank} was ended by {name}{why}\n{last_checkpoint(directory)}")
         return Failed(FAILED, f"rank {rank} ended with exit code {codes[rank]}\n{last_checkpoint(directory)}")
     if nodes == 1 and told:  # each has lost another, and none has a cause to tell
         return told[0][1]
-    return Failed(FAILED, f"another node of the run has failed; see what it says\n{last_checkpoint(directory)}")
+    return Failed(FAILED, f"another node of this run has failed; see its output\n{last_checkpoint(directory)}")
 
 
 def answer(scratch: Path, number: int, directory: Path) -> Failed:

@@ -1,4 +1,4 @@
-"""How the step size of an optimizer changes with its gradient steps; for every algorithm alike."""
+"""Learning rate schedules, for every algorithm."""
 
 import math
 from typing import Any, Literal
@@ -76,7 +76,7 @@ class Linear(Constant):
         super().__init__(*args, **kwargs)
         known = steps or self.planned
         if known is None:
-            advice = "how many gradient steps the run will make depends on the length of its episodes: give a number"
+            advice = "the number of gradient steps depends on the length of the episodes: set it explicitly"
             raise ConfigError("schedule.steps", None, advice)
         self.steps, self.end = known, end
 

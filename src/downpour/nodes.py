@@ -107,7 +107,7 @@ def _serve(hardware: Hardware) -> Any:
     except DistError as error:
         reason = re.search(r"message: ([^,)\n]+)", str(error))
         why = reason[1] if reason else str(error).splitlines()[0]
-        advice = f"node 0 cannot listen there ({why}); name another port, the same on all nodes"
+        advice = f"node 0 cannot listen on it ({why}); choose another port, the same on all nodes"
         raise ConfigError("trainer.port", hardware.port, advice) from None
 
 

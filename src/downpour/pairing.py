@@ -1,4 +1,4 @@
-"""What goes with what, from what each part says it needs; asked before anything is built."""
+"""Checks that the chosen components are compatible, before anything is built."""
 
 import inspect
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def check_pairing(config: Mapping[str, Any]) -> None:
         options = " or ".join(f"data={each}" for each in algorithm.learns_from)
         raise ConfigError("data", data.stream, f"{name} learns from {options}")
     if not config["env"] and _needs_environment(data):
-        raise ConfigError("env", "none", f"data={data.stream} comes from an environment: choose another option of env")
+        raise ConfigError("env", "none", f"data={data.stream} needs an environment: choose another option of env")
     if config["optimizer"] and not algorithm.single_pass:
         optimizer = class_of(config, "optimizer")
         if needs_closure(optimizer):
@@ -35,7 +35,7 @@ def check_pairing(config: Mapping[str, Any]) -> None:
             raise ConfigError("optimizer", optimizer.__name__, advice)
     precision = config["trainer"].get("precision", "32-true")
     if precision.endswith("-true") and precision != "32-true" and not data.converts:
-        advice = f"is for data sets; where an environment is acted in, as {name} does, use bf16-mixed or 32-true"
+        advice = f"is for data sets only; {name} acts in an environment: use bf16-mixed or 32-true"
         raise ConfigError("trainer.precision", precision, advice)
     for key, node in config["callbacks"].items():
         _check_callback(key, locate(node["_target_"], f"callbacks.{key}"), algorithm, bool(config["env"]))
@@ -44,10 +44,10 @@ def check_pairing(config: Mapping[str, Any]) -> None:
 def _check_callback(key: str, callback: Any, algorithm: Any, has_environment: bool) -> None:
     fits = "callbacks=default" if can(algorithm, "act") else "callbacks=classification, regression or generation"
     if not has_environment and _needs_environment(callback):
-        raise ConfigError(f"callbacks.{key}", callback.__name__, f"needs an environment, and env=none: use {fits}")
+        raise ConfigError(f"callbacks.{key}", callback.__name__, f"needs an environment, but env=none: use {fits}")
     for method, what in getattr(callback, "needs", {}).items():
         if not can(algorithm, method):
-            advice = f"is for rules that {what}, and {algorithm.__name__} is not one: use {fits}"
+            advice = f"is for algorithms that {what}; {algorithm.__name__} does not: use {fits}"
             raise ConfigError(f"callbacks.{key}", callback.__name__, advice)
 
 

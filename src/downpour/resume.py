@@ -1,4 +1,4 @@
-"""What a resumed run takes from its directory, and what it may be told anew."""
+"""What a resumed run keeps from its directory, and what may be overridden."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -38,11 +38,11 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
     before, now = _processes(own), _processes(config)
     data = class_of(own, "data")
     if now != before and not data.any_ranks:
-        advice = f"{now} process(es), but the run was trained by {before}; resume it with as many"
+        advice = f"{now} process(es), but the run was trained by {before}; resume it with the same number"
         raise ConfigError("trainer.devices", config["trainer"].get("devices"), advice)
     length = length_key(own)
     if directories.read_summary(directory).get("status") == "finished" and config[length] <= own[length]:
-        advice = f"the run is finished; {length}={2 * own[length]} would go on with it"
+        advice = f"the run is finished; to train for longer, add for example {length}={2 * own[length]}"
         raise ConfigError("resume", directory, advice)
     return config
 
@@ -74,7 +74,7 @@ def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, An
     is_setting = not path and key in config and not isinstance(config[key], dict)
     if override.is_delete() or key in FIXED or (group not in ANEW and not is_setting):
         settings = [name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED]
-        advice = f"a resumed run keeps its own, leave it out (only {', '.join([*settings, *ANEW])} may change)"
+        advice = f"cannot change in a resumed run (only {', '.join([*settings, *ANEW])} can)"
         raise ConfigError(key, show(value), advice)
     if key in ANEW:
         config[key] = copy.deepcopy(composed.get(key) or {})

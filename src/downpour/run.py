@@ -1,4 +1,4 @@
-"""The facts of one run that its parts share."""
+"""Facts about a run that its parts share."""
 
 import os
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What is drawn, so that no two parts of a run see the same draws.
+    """The purpose of a random stream, so that no two parts of a run share one.
 
     The last three share numbers with what only data sets draw, and are of runs that act.
     """
@@ -46,10 +46,10 @@ class Run:
         total_steps: length of the run over all ranks, in the steps its data module counts.
         eval_every: the same steps between two evaluations; an epoch of the trainer.
         eval_episodes: episodes of one evaluation.
-        rank, world_size: this process among those of the run.
-        ranks_per_replica: neighbouring ranks that hold one copy of the weights between them, and see the same.
-        asynchronous: whether each rank goes at its own pace.
-        others: if so, what the others have made.
+        rank, world_size: of this process.
+        ranks_per_replica: neighbouring ranks that share one copy of the weights and see the same data.
+        asynchronous: whether ranks run at their own pace.
+        others: if so, the steps of the others.
     """
 
     directory: Path

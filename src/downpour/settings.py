@@ -1,4 +1,4 @@
-"""Command lines of key=value settings, for the doors that need nothing of Hydra.
+"""Command lines of key=value settings, for the entry points that do not use Hydra.
 
 A YAML file holds every setting with its default and, as a comment, its meaning; `--help` shows it as it is.
 """
@@ -15,7 +15,7 @@ from downpour.config import ConfigError, nearest
 
 
 def show_help(arguments: Sequence[str], summary: str, defaults: Path) -> bool:
-    """Print what the command does and its settings, if that is asked for; whether it was."""
+    """Print the summary and the settings if --help was given; returns whether it was."""
     asked = any(each in ("-h", "--help", "help") for each in arguments)
     if asked:
         print(summary.lstrip() + defaults.read_text(encoding="utf-8").rstrip())
@@ -53,5 +53,5 @@ def read_settings(arguments: Sequence[str], defaults: Path, example: str) -> dic
         else:
             settings[key] = None if value == "null" else value
     if settings[required] in (None, "???"):
-        raise ConfigError(message=f"{required} is missing: say which, as in {example} (--help tells more)")
+        raise ConfigError(message=f"{required} is missing, for example {example} (see --help)")
     return settings

@@ -1,4 +1,4 @@
-"""summary.json: how a run stands, and what came of it."""
+"""summary.json: the status and results of a run."""
 
 import contextlib
 import logging

@@ -53,17 +53,17 @@ def typed_before(arguments: Sequence[str]) -> list[str]:
     if directory in ("", "null"):
         return []
     if not {"-m", "--multirun"} & set(arguments):
-        raise ConfigError("resume_sweep", directory, "needs -m; to go on with one run, resume=DIR")
+        raise ConfigError("resume_sweep", directory, "needs -m; to resume a single run, use resume=DIR")
     try:
         begun: Any = OmegaConf.load(Path(directory) / "multirun.yaml").hydra.overrides
     except (OSError, OmegaConfBaseException, YAMLError):
-        raise ConfigError("resume_sweep", directory, "is not a sweep's directory: it has no multirun.yaml") from None
+        raise ConfigError("resume_sweep", directory, "is not a sweep directory: it has no multirun.yaml") from None
     own = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep=")
     before, now = (
         [each for each in some if not each.startswith(own)] for some in ([*begun.hydra, *begun.task], settings)
     )
     if now and sorted(now) != sorted(before):
-        advice = f"it was started with `{' '.join(before)}`: type the same, or resume_sweep alone"
+        advice = f"was started with `{' '.join(before)}`: repeat exactly these settings, or give resume_sweep alone"
         raise ConfigError("resume_sweep", directory, advice)
     return [] if now else before
 

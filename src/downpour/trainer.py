@@ -60,7 +60,7 @@ class Hardware:
         self.precision, self.deterministic = precision, deterministic
         self.matmul_precision, self.cuda_graph = matmul_precision, cuda_graph
         if cuda_graph and accelerator != "gpu":
-            advice = f"needs a GPU, and trainer.accelerator={accelerator}: use false"
+            advice = f"needs trainer=gpu (trainer.accelerator is {accelerator})"
             raise ConfigError("trainer.cuda_graph", True, advice)
         if accelerator == "gpu" and (found := torch.cuda.device_count()) < devices:
             fits = "trainer=cpu" if found == 0 else "trainer=gpu" if found == 1 else f"trainer.devices={found}"
@@ -69,7 +69,7 @@ class Hardware:
                 "trainer.devices", devices, f"needs {devices} GPU(s), this machine has {found}: use {fits}{several}"
             )
         if nodes > 1 and port is None:
-            raise ConfigError("trainer.port", None, "several nodes need a port that all agree on")
+            raise ConfigError("trainer.port", None, "must be set for several nodes, to the same port on all of them")
         if node_rank >= nodes:
             raise ConfigError("trainer.node_rank", node_rank, f"must be below trainer.nodes={nodes}")
 
@@ -90,8 +90,8 @@ class Hardware:
         """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
         processes, there = self.devices + servers, cores()
         if self.accelerator == "cpu" and processes > there:
-            share = f"each of the {processes} processes gets {there / processes:.2g} of one"
-            log.warning("trainer.devices=%d: this machine has %d core(s), %s", self.devices, there, share)
+            share = f"each of the {processes} processes gets {there / processes:.2g} of a core"
+            log.warning("trainer.devices=%d, but this machine has only %d core(s): %s", self.devices, there, share)
 
     def check_world(self, world_size: int) -> None:
         """Compare with what somebody's torchrun has started.
@@ -101,8 +101,8 @@ class Hardware:
         """
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
         if (here, world_size) != (self.devices, self.world_size):
-            advice = f"torchrun started {here} process(es) here of {world_size} in all: use trainer=ddp_cpu or another "
-            advice += f"with trainer.devices={here} trainer.nodes={world_size // here}, or leave torchrun out"
+            advice = f"torchrun started {here} of {world_size} process(es) here: use trainer=ddp_cpu or another "
+            advice += f"with trainer.devices={here} trainer.nodes={world_size // here}, or do not use torchrun"
             raise ConfigError("trainer.devices", self.devices, advice)
 
 
@@ -149,7 +149,7 @@ def make_trainer(
         )
     except (ValueError, MisconfigurationException) as error:
         chosen = f"{hardware.accelerator}, {hardware.precision}"
-        raise ConfigError("trainer", chosen, f"does not go with the strategy ({error})") from error
+        raise ConfigError("trainer", chosen, f"is not compatible with the strategy ({error})") from error
     # Signals are the Checkpoint callback's: Lightning's handler broadcasts from inside a signal, which can cross other
     # collectives, and it asks all ranks once more before each batch, which costs a small network 15 to 30 %.
     internals: Any = trainer

@@ -1,4 +1,4 @@
-"""Starting from the weights of another run, and keeping some as they are."""
+"""Initializing from another run's weights, and freezing parameters."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -41,16 +41,16 @@ def take(module: nn.Module, directory: Path) -> list[str]:
     source, own = content["state_dict"], module.state_dict()
     fits = [name for name in own if name in source and source[name].shape == own[name].shape]
     if not fits:
-        raise ConfigError("init_from", directory, "no weight there has the name and the shape of one here")
+        raise ConfigError("init_from", directory, "has no weight that matches one of this model by name and shape")
     with torch.no_grad():
         for name in fits:
             own[name].copy_(source[name])
     for name in own:
         if name in source and name not in fits:
-            log.info("not taken: %s is %s there, %s here", name, list(source[name].shape), list(own[name].shape))
+            log.info("init_from: skipped %s: %s there, %s here", name, list(source[name].shape), list(own[name].shape))
         elif name not in source:
-            log.info("not taken: %s is not there", name)
-    log.info("took %d of %d weights from %s: %s", len(fits), len(own), path, ", ".join(fits))
+            log.info("init_from: skipped %s: not in the checkpoint", name)
+    log.info("init_from: loaded %d of %d weights from %s: %s", len(fits), len(own), path, ", ".join(fits))
     return fits
 
 

@@ -1,4 +1,4 @@
-"""Films of a policy: one mp4 an episode, with the return in its name."""
+"""Videos of a policy: one mp4 per episode, with the return in its name."""
 
 import logging
 import os
@@ -67,15 +67,15 @@ class Camera:
         modes = list(single.metadata.get("render_modes") or [])
         single.close()
         if "rgb_array" not in modes:
-            known = f"it knows {', '.join(map(str, modes))}" if modes else "it knows no render mode"
-            raise ConfigError(key, True, f"{environment.id} cannot be drawn: {known}, not rgb_array")
+            known = f"it supports {', '.join(map(str, modes))}" if modes else "it supports no render mode"
+            raise ConfigError(key, True, f"{environment.id} cannot be recorded: {known}, not rgb_array")
         single = environment.single("rgb_array")
         self.rate = int(single.metadata.get("render_fps") or USUAL_RATE)
         try:
             single.reset(seed=0)
             _picture(single.render())
         except Exception as error:  # a missing package or display: each environment has its own way to fail
-            text = f"{environment.id} cannot be drawn here ({type(error).__name__}: {error})"
+            text = f"{environment.id} cannot be rendered on this machine ({type(error).__name__}: {error})"
             raise ConfigError(key, True, text) from None
         finally:
             single.close()
@@ -147,7 +147,7 @@ def _picture(frame: Any) -> np.ndarray:
     """A frame [height, width, 3] of bytes, both sides even, as the codec wants them."""
     array = np.asarray(frame)
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"a frame of shape {array.shape} is no picture")
+        raise ValueError(f"a frame of shape {array.shape} is not an image")
     if array.dtype != np.uint8:
         array = (array * 255 if array.max() <= 1 else array).astype(np.uint8)
     height, width = array.shape[:2]

@@ -63,7 +63,7 @@ def test_gradients_are_clipped_by_their_norm(clip: float | None, expected: list[
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [
-        (lambda algorithm, round: round["x"].fill_(float("nan")), r"data was not finite to begin with \(x\)"),
+        (lambda algorithm, round: round["x"].fill_(float("nan")), r"batch contains non-finite values \(x\)"),
         (
             lambda algorithm, round: algorithm.w.data.fill_(float("inf")),
             r"weights have diverged \(w\): lower optimizer",
@@ -88,7 +88,7 @@ def test_only_what_learns_is_optimized() -> None:
 
 def test_a_rule_that_gives_no_loss_or_does_not_act_says_so() -> None:
     algorithm = Algorithm(torch.optim.SGD)
-    with pytest.raises(TypeError, match="Algorithm gives no loss"):
+    with pytest.raises(TypeError, match="Algorithm defines no loss"):
         algorithm.loss(TensorDict({}, batch_size=[]))
     with pytest.raises(TypeError, match="Algorithm does not act"):
         algorithm.act(torch.zeros(1), np.random.default_rng(0), env_steps=0, explore=True)

@@ -170,7 +170,7 @@ class OfThePolicy(DQN):
 @pytest.mark.parametrize(
     ("kind", "settings", "words"),
     [
-        (OfThePolicy, {}, r"algo/distribution=OfThePolicy: bootstraps from no single action"),
+        (OfThePolicy, {}, r"algo/distribution=OfThePolicy: does not bootstrap from a single action"),
         (DQN, {"clip_td_error": 1.0}, r"needs algo.gradient=semi algo.clip_td_error=null"),
         (DQN, {"gradient": "residual", "target_network": False}, r"needs algo.gradient=semi"),
     ],

@@ -121,6 +121,6 @@ def test_steps_by_visits_need_plain_steps(tmp_path: Path) -> None:
     """Adam divides by the size of the gradient: what scales it would have no effect."""
     options = ("algo=q_learning", "env=frozen_lake", "model=table", "algo.step_size=visits")
     rule = algorithm(tmp_path, *options, "optimizer=adam")
-    with pytest.raises(ConfigError, match="Adam undoes what scales a gradient; use optimizer=sgd"):
+    with pytest.raises(ConfigError, match="Adam is invariant to the scale of the gradient; use optimizer=sgd"):
         rule.configure_optimizers()
     algorithm(tmp_path, *options, "optimizer=sgd").configure_optimizers()

@@ -91,7 +91,7 @@ def test_alpha_rises_below_the_target_and_falls_above(target: float | None) -> N
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("algo/noise=gaussian",), "SAC draws its actions; use algo/noise=null"),
+        (("algo/noise=gaussian",), "SAC already samples its actions; use algo/noise=null"),
         (("algo.target_entropy=-2", "algo.learn_alpha=false"), r"needs algo\.learn_alpha=true"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_policy_that_never_ends_has_no_undiscounted_value(tmp_path: Path, name
     np.savez(tmp_path / "mdp.npz", transition=np.ones((1, 2, 1)) * [[[1.0], [0.0]]], reward=np.ones((1, 2)))
     given = ("algo.policy=[1,0]",) if name == "policy_evaluation" else ()
     with pytest.raises(
-        Failed, match=r"algo\.gamma=1\.0: from state 0 the policy never ends; use one below 1"
+        Failed, match=r"algo\.gamma=1\.0: from state 0 the policy never terminates; use one below 1"
     ) as caught:
         train(tmp_path / "run", f"algo={name}", "env=mdp", f"env.path={tmp_path / 'mdp.npz'}", "algo.gamma=1", *given)
     assert caught.value.code == 2

@@ -79,10 +79,10 @@ def test_a_glob_is_reported_above_what_it_names(tmp_path: Path) -> None:
         (["runs="], "runs needs a value"),
         (["outputs/x"], "write runs=outputs/x"),
         (["runs={tmp}/none"], "no such directory"),
-        (["runs={tmp}/empty"], "no run directory in it"),
+        (["runs={tmp}/empty"], "contains no run directory"),
         (["runs={tmp}/sweep", "pdf=maybe"], "pdf=maybe: must be true or false"),
         (["runs={tmp}/sweep", "metric=eval/retrun"], "did you mean eval/return"),
-        (["runs={tmp}/sweep", "out={tmp}/sweep/0/config.yaml"], "can't be written"),
+        (["runs={tmp}/sweep", "out={tmp}/sweep/0/config.yaml"], "cannot be written"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

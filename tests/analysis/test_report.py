@@ -103,9 +103,9 @@ def test_runs_that_are_not_finished_count_and_are_named(tmp_path: Path) -> None:
     write_run(tmp_path / "c", seed=2, status="stopped")
     write_run(tmp_path / "d", seed=2, status=None)
     text = report(find_runs(tmp_path), tmp_path / "out")
-    assert "../b: going on or killed; read up to 2 001 env_steps" in text.replace(str(tmp_path), "..")
+    assert "../b: still running or killed; read up to 2 001 env_steps" in text.replace(str(tmp_path), "..")
     assert "c: stopped at 2 000 env_steps" in text
-    assert "Another run of the same seed counts instead:" in text
+    assert "Superseded by another run with the same seed:" in text
     [row] = rows_of(tmp_path / "out")
     assert row["seeds"] == "3" and row["failed"] == "0"
 
@@ -232,7 +232,7 @@ def test_a_report_that_cannot_be_made_does_not_fail_the_sweep(tmp_path: Path) ->
     (tmp_path / "sweep/table.md").mkdir(parents=True)  # in the way of the report
     done = sweep_with_hydra(tmp_path, "-m", "seed=0,1")
     assert done.returncode == 0
-    assert "The sweep's report could not be made" in done.stderr and "Traceback" not in done.stderr
+    assert "The report of the sweep failed" in done.stderr and "Traceback" not in done.stderr
     assert "runs=" in done.stderr
 
 

@@ -62,8 +62,8 @@ def test_jobs_that_broke_are_found_too(tmp_path: Path) -> None:
     ("where", "said"),
     [
         ("missing", "no such directory"),
-        ("empty", "no run directory in it"),
-        ("run/metrics.csv", "a file; give the run's directory"),
+        ("empty", "contains no run directory"),
+        ("run/metrics.csv", "is a file; give the run directory"),
         ("empty/*", "no such directory"),
     ],
 )
@@ -152,7 +152,7 @@ def test_why_a_run_failed(tmp_path: Path) -> None:
 
     started = tmp_path / "started"
     started.mkdir()
-    assert RunDirectory(started).status == "unfinished" and "only started" in RunDirectory(started).why
+    assert RunDirectory(started).status == "unfinished" and "just started" in RunDirectory(started).why
 
 
 def test_a_run_that_was_resumed_to_its_end_has_not_failed(tmp_path: Path) -> None:

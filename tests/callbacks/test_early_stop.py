@@ -21,8 +21,8 @@ def evaluations(directory: Path, name: str) -> list[float]:
 @pytest.mark.parametrize(
     ("mode", "values", "reason"),
     [
-        ("max", [0.5, 0.7, 0.6, 0.7], "has not improved on 0.7 in 2"),
-        ("min", [0.5, 0.3, 0.4, math.nan], "has not improved on 0.3 in 2"),
+        ("max", [0.5, 0.7, 0.6, 0.7], "has not improved on 0.7 for 2"),
+        ("min", [0.5, 0.3, 0.4, math.nan], "has not improved on 0.3 for 2"),
         ("max", [0.5, 0.7, 0.9], "m 0.9 reaches 0.9"),
         ("min", [0.95, 0.92, 0.9], "m 0.9 reaches 0.9"),
     ],

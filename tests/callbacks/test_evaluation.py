@@ -69,7 +69,7 @@ def test_an_episode_without_end_is_cut(caplog: pytest.LogCaptureFixture) -> None
     returns, lengths = play(Always(), scripted([3], [10_000]), 4, SEED, 6)
     assert sorted(lengths.tolist()) == [3, 3, 6]
     assert max(returns) == sum(range(1, 7))
-    assert "cut at 6 steps" in caplog.text
+    assert "truncated at 6 steps" in caplog.text
 
 
 def test_a_long_episode_that_is_cut_leaves_the_others_alone() -> None:

@@ -76,10 +76,10 @@ def test_a_damaged_copy_is_refused(server: OpenMLServer, tmp_path: Path) -> None
     source().load()
     file = tmp_path / "cache" / "openml-554.npz"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(ConfigError, match="is corrupt"):
         source().load()
     file.with_suffix(".sha256").unlink()
-    with pytest.raises(ConfigError, match=r"its checksum openml-554\.sha256 is missing: copy that too, or delete"):
+    with pytest.raises(ConfigError, match=r"its checksum file openml-554\.sha256 is missing: copy it too, or delete"):
         source().load()
 
 

@@ -113,8 +113,8 @@ def test_episodes_that_never_end_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("model.dropout=0.2", r"model\.dropout=0\.2: would leave hidden units out of acting"),
-        ("model.normalization=batch", r"model\.normalization=batch: statistics of a batch.*use layer, rms or none"),
+        ("model.dropout=0.2", r"model\.dropout=0\.2: would make actions and targets random"),
+        ("model.normalization=batch", r"model\.normalization=batch: batch statistics change.*use layer, rms or none"),
     ],
 )
 @pytest.mark.parametrize("algo", ["ppo", "dqn"])

@@ -58,7 +58,7 @@ def test_quoted_commas_and_line_ends_are_values(tmp_path: Path) -> None:
         ("x,y\n1,2\n3,4,5\n", r"line 3, which begins with '3': 3 values where the header has 2 columns \(too many\)"),
         ('x,y\n1,"2"\n3\n', r"line 3, .*: 1 values where the header has 2"),
         ("x,y\n1,2\n\n3,4\n", r"t\.csv, line 3: an empty row"),
-        ("x,y\n1,2\n,4\n", r"t\.csv, line 3, column x: a value is missing \(missing in all: x 1\)"),
+        ("x,y\n1,2\n,4\n", r"t\.csv, line 3, column x: a value is missing \(missing values in total: x 1\)"),
         ("x,y\n1,2\n3,\n", r"t\.csv, line 3, column y: the target is missing"),
         ("x,y\n1,2\ninf,3\n", r"t\.csv, line 3, column x: inf is not a finite number"),
         ("x,y\n1,2\n1,-inf\n", r"t\.csv, line 3, column y: -inf is not a finite number"),
@@ -83,7 +83,7 @@ def test_a_row_that_is_dropped_does_not_move_the_lines_below(tmp_path: Path) -> 
 
 def test_inputs_are_what_is_chosen(tmp_path: Path) -> None:
     text = "id,width,color,height,kind\n" + "".join(f"n{i},{i},red,{2 * i},{'ab'[i % 2]}\n" for i in range(1200))
-    with pytest.raises(ConfigError, match=r"column 'id' holds more than 1000 .*with data\.source\.ignore=\[id\]"):
+    with pytest.raises(ConfigError, match=r"column 'id' has more than 1000 .*with data\.source\.ignore=\[id\]"):
         table(tmp_path, text).load()
     assert table(tmp_path, text, ignore=["id", "color"]).load().columns == ["width", "height"]
     found = table(tmp_path, text, columns=["height", "width"]).load()

@@ -102,7 +102,7 @@ def test_left_is_worth_a_tenth_less_than_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"id": "CartPole-v1", "vectorization": "table"}, "shows no transition table"),
+        ({"id": "CartPole-v1", "vectorization": "table"}, "has no transition table"),
         ({"id": "FrozenLake-v1", "trials": 2}, "needs env.vectorization=table"),
     ],
 )

@@ -65,7 +65,7 @@ def test_features_by_hand() -> None:
 
 @pytest.mark.parametrize("network", [Linear, partial(MLP, hidden=[4])])
 def test_what_cannot_be_fed_is_refused(network: Any) -> None:
-    with pytest.raises(ConfigError, match=r"^env\.id=Dict: observations of this kind"):
+    with pytest.raises(ConfigError, match=r"^env\.id=Dict: observation spaces of this type"):
         network(Dict(a=Discrete(2)), 2)
 
 
@@ -142,5 +142,5 @@ def test_the_network_of_mnih() -> None:
 
 
 def test_images_too_small_for_the_kernels_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"a kernel of 4 x 4 on what is left of the image, 1 x 1"):
+    with pytest.raises(ConfigError, match=r"a 4 x 4 kernel does not fit the remaining image of 1 x 1"):
         StridedConvNet(Box(0, 1, (4, 10, 10), bool), 6, convolutions=[(32, 8, 4), (64, 4, 2)], hidden=[])

@@ -114,7 +114,7 @@ def test_efficiency_is_what_the_speed_of_the_runs_makes_it(runs: Runs, tmp_path:
     assert found["fsdp2", "2", str(64 if scaling == "weak" else 32)]["failure"] == "strategy=fsdp2: needs a GPU"
     text = (tmp_path / "scale.md").read_text()
     assert f"{scaling.capitalize()} scaling" in text and "1 200" not in text.splitlines()[2]
-    assert "alpha 50.0 us a message, beta 1.000 ns a byte" in text
+    assert "alpha 50.0 us per message, beta 1.000 ns per byte" in text
     for said in (
         "all-reduce, sizes not fitted, N = 2: 0 % (of 3)",
         "all-reduce, N = 4: 0 % (of 7)",
@@ -278,8 +278,8 @@ def test_an_asynchronous_step_is_predicted_from_pushes() -> None:
     ("arguments", "said"),
     [
         (["strategy=dpd"], "strategy=dpd: there is no such option; did you mean ddp?"),
-        (["devices=1"], "devices=1: needs a number of processes above 1"),
-        (["devices=two"], "devices=two: numbers of processes with commas between"),
+        (["devices=1"], "devices=1: needs at least one number of processes above 1"),
+        (["devices=two"], "devices=two: must be numbers of processes separated by commas"),
         (
             ["strategy=ddp,downpour", "strategy.servrs=2"],
             "strategy=ddp,downpour; did you mean strategy.servers?",
@@ -302,7 +302,7 @@ def test_bad_input_is_one_line(
 
 def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["algo=dqn", "scaling=strong", f"out={tmp_path}"], SETTINGS) == 2
-    assert "this run counts environment steps" in capsys.readouterr().err
+    assert "this run uses an environment" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -216,7 +216,7 @@ def test_workers_and_servers_that_die(commands: Commands) -> None:
     assert lines[0] == "running in run"
     (told,) = (line for line in lines if line.startswith("worker 1 has gone ("))
     assert told.endswith("): the run goes on without it")
-    assert lines[-2:] == ["stopped by SIGTERM; the run is saved. To go on:", "  python src/train.py resume=run"]
+    assert lines[-2:] == ["stopped by SIGTERM; the run is saved. To resume:", "  python src/train.py resume=run"]
     assert all(line.startswith("env_steps") or line in (lines[0], told, *lines[-2:]) for line in lines)
     assert not process(run, "worker", 0) and not process(run, "server")
     saved = checkpoint(run)
@@ -237,7 +237,7 @@ def test_workers_and_servers_that_die(commands: Commands) -> None:
     assert ended.code == 1
     assert ended.err.splitlines()[-2:] == [
         "error: parameter server 0 was ended by SIGKILL",
-        "the last checkpoint is whole: python src/train.py resume=run",
+        "resume from the last checkpoint: python src/train.py resume=run",
     ]
     assert json.loads((run / "summary.json").read_text())["status"] == "failed"
     for _ in range(100):
@@ -299,5 +299,5 @@ def test_what_cannot_be(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "somebody's")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="strategy=Downpour: starts its processes by itself: leave torchrun out"):
+    with pytest.raises(ConfigError, match="strategy=Downpour: starts its own processes: do not use torchrun"):
         launcher(config, Hardware(accelerator="cpu", devices=2))

@@ -1,1 +1,1 @@
-"""Learning rules, one a file."""
+"""Learning algorithms, one per file."""

@@ -22,7 +22,7 @@ from downpour.networks.features import Features
 
 
 class ActorCritic(Algorithm):
-    """A critic Q(x, a) learns by (62), an actor p(x) climbs it by (63): no maximum over actions is ever computed."""
+    """The critic Q(x, a) learns by (62), the actor p(x) ascends on it by (63): no maximum over actions is computed."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
     static_shapes: ClassVar[bool] = True
@@ -68,10 +68,10 @@ class ActorCritic(Algorithm):
         super().__init__(optimizer, gradient_clip=gradient_clip)
         name = type(self).__name__
         if not isinstance(action_space, spaces.Box) or len(action_space.shape) != 1:
-            advice = f"needs continuous actions, this environment's are {action_space}; use algo=double_dqn or ppo"
+            advice = f"needs continuous actions, not {action_space}; use algo=double_dqn or ppo"
             raise ConfigError("algo", name, advice)
         if not (np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all()):
-            raise ConfigError("algo", name, f"needs bounds on the actions, these are {action_space}; use algo=ppo")
+            raise ConfigError("algo", name, f"needs bounded actions, not {action_space}; use algo=ppo")
         self.gamma, self.noise, self.random_steps, self.policy_delay = gamma, noise, random_steps, policy_delay
         self.target_every, self.target_tau = target_every, target_tau
         self.size = action_space.shape[0]
@@ -91,7 +91,7 @@ class ActorCritic(Algorithm):
         return [self.optimizer_factory(self.critics.parameters()), self.optimizer_factory(self.actor.parameters())]
 
     def setup(self, stage: str) -> None:
-        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward pass reaches one of the networks only
+        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward pass reaches only one of the networks
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def deterministic(self, actor: nn.Module, observation: Tensor) -> Tensor:
@@ -114,11 +114,11 @@ class ActorCritic(Algorithm):
         return np.clip(action, self.low, self.high)
 
     def state_values(self, observation: Tensor) -> Tensor:
-        """V(x) = Q(x, p(x)), by the critic that the actor climbs: [batch, ...] -> [batch]."""
+        """V(x) = Q(x, p(x)), by the critic that the actor ascends on: [batch, ...] -> [batch]."""
         return self.q(self.critics[:1], observation, self.deterministic(self.actor, observation))[0]
 
     def bootstrap(self, observation: Tensor) -> Tensor:
-        """Q(x, p(x)) of the target networks, the least of the critics: [batch, ...] -> [batch]."""
+        """Q(x, p(x)) of the target networks, the minimum over critics: [batch, ...] -> [batch]."""
         action = self.deterministic(self.target_actor, observation)
         return self.q(self.target_critics, observation, action).amin(0)
 
@@ -135,7 +135,7 @@ class ActorCritic(Algorithm):
         return loss, {"q_mean": value.detach(), "td_error": td_error.detach()}
 
     def actor_loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Minus G(theta^A) of (63); the critic is only looked at."""
+        """Minus G(theta^A) of (63); the critic gets no gradient."""
         observation = batch["observation"]
         action = self.deterministic(self.actor, observation)
         value = self.frozen_q(self.critics[:1], observation, action)[0]
@@ -153,7 +153,7 @@ class ActorCritic(Algorithm):
         return value
 
     def variant(self) -> Hashable:
-        """Whether the actor learns, too."""
+        """Whether this step also updates the actor."""
         return (self.gradient_steps + 1) % self.policy_delay == 0
 
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:

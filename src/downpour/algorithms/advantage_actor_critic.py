@@ -1,4 +1,4 @@
-"""Advantage actor-critic, A2C (Mnih et al. 2016): (30) with the sum of rewards to come replaced by an advantage."""
+"""Advantage actor-critic, A2C (Mnih et al. 2016): the policy gradient (30) with an advantage estimate."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -13,12 +13,12 @@ from downpour.config import ConfigError, NonNegativeFloat, Probability
 
 
 class AdvantageActorCritic(StochasticPolicy):
-    """Make actions likelier by how much better they were than V(x) expected; learn V beside."""
+    """Reinforce actions by how much better they were than V(x) predicted, and learn V."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout",)
     minibatches = 1  # gradient steps that share the transitions of a round
     value: nn.Module
-    watching = True  # whether anybody will see the metrics of the coming gradient step
+    watching = True  # whether the metrics of the next gradient step are logged
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class AdvantageActorCritic(StochasticPolicy):
         )
         steps = steps[after["weight"].bool()]
         if len(steps) < self.minibatches:
-            advice = f"a round of {len(steps)} transitions (resets are none) makes no {self.minibatches} gradient steps"
-            raise ConfigError("data.round_steps", len(after), f"{advice}; raise it or data.num_envs")
+            advice = f"{len(steps)} transitions per round are too few for {self.minibatches} minibatches"
+            raise ConfigError("data.round_steps", len(after), f"{advice}; increase it or data.num_envs")
         return steps
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What all learning rules share: gradient steps made one at a time, counted, clipped and watched."""
+"""What all algorithms share: making, counting, clipping and checking gradient steps."""
 
 import contextlib
 import time
@@ -25,10 +25,10 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class Algorithm(LightningModule):
-    """A learning rule. A subclass gives `loss`; one that acts gives `act` too.
+    """A learning algorithm. A subclass defines `loss`, and `act` if it acts in an environment.
 
-    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`. Rules
-    that learn from rows in the order they happened shape their own `batches`.
+    A round is a TensorDict [updates, batch]: `training_step` makes one gradient step for each of its `updates`. An
+    algorithm that needs other batches, such as a rollout's rows in order, overrides `batches`.
 
     Attributes:
         learns_from: names of the streams whose rounds it understands.
@@ -79,15 +79,15 @@ class Algorithm(LightningModule):
         return self.optimizer_factory(p for p in self.parameters() if p.requires_grad)
 
     def loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to descend on for one batch, and metrics by name; of one with many values the mean is recorded."""
-        raise TypeError(f"{type(self).__name__} gives no loss")
+        """The scalar to minimize for one batch, and metrics by name (their means are recorded)."""
+        raise TypeError(f"{type(self).__name__} defines no loss")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         """Actions [num_envs, ...] for observations [num_envs, ...]; every random draw comes from `rng`."""
         raise TypeError(f"{type(self).__name__} does not act")
 
     def action_probabilities(self, observation: Tensor) -> np.ndarray:
-        """p(a | x) of discrete actions with exploration off, [batch, actions]; here of a policy that draws nothing."""
+        """p(a | x) of discrete actions with exploration off, [batch, actions]; here for a deterministic policy."""
         action = self.act(observation, np.random.default_rng(0), env_steps=0, explore=False)
         return np.eye(self.num_actions)[action - self.first_action]
 
@@ -100,15 +100,15 @@ class Algorithm(LightningModule):
         raise TypeError(f"{type(self).__name__} learns no V(x)")
 
     def missing_values(self) -> str | None:
-        """Why `state_values` cannot be asked, as the end of a sentence; None where it can."""
+        """Why there are no `state_values`, as the end of a sentence; None if there are."""
         return "learns no V(x)" if type(self).state_values is Algorithm.state_values else None
 
     def valued_policy(self, observation: Tensor) -> np.ndarray | None:
-        """p(a | x), [batch, actions], of the policy that `state_values` are those of; None: of the best one."""
+        """p(a | x), [batch, actions], of the policy whose values `state_values` are; None: the optimal policy."""
         return None
 
     def batches(self, round: TensorDict) -> Iterable[TensorDict]:
-        """What each gradient step of a round learns from; asked for one by one, between the steps."""
+        """The batch of each gradient step of a round; an iterator is advanced between the steps."""
         return round.unbind(0)
 
     def updates(self, round: TensorDict) -> Tensor:
@@ -124,7 +124,7 @@ class Algorithm(LightningModule):
         return loss
 
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """The part of a gradient step that a CUDA graph can hold: it counts nothing and changes nothing but tensors.
+        """The part of a gradient step that a CUDA graph can capture: it only changes tensors.
 
         Returns:
             The loss before the step, and metrics by name.
@@ -133,11 +133,11 @@ class Algorithm(LightningModule):
         return loss.detach(), {**metrics, **self.backward_and_step(loss, self.optimizers())}
 
     def variant(self) -> Hashable:
-        """Which kind of step comes next, of a rule whose steps are not all alike."""
+        """The kind of the next step, for algorithms whose steps differ."""
         return None
 
     def advance(self) -> None:
-        """Count the step that was made, and do what comes after so many of them."""
+        """Count the step just made, and do what depends on the count."""
         self.gradient_steps += 1
 
     def training_step(self, round: TensorDict, batch_idx: int) -> None:
@@ -159,7 +159,7 @@ class Algorithm(LightningModule):
         self.learning_seconds += time.perf_counter() - begin
 
     def check_loss(self) -> None:
-        """See that the last round's loss was finite: on a GPU a round later, when nobody need wait for the answer.
+        """Check that the last round's loss was finite; on a GPU one round later, which avoids a synchronization.
 
         Raises:
             TrainingError: it was not.
@@ -175,16 +175,16 @@ class Algorithm(LightningModule):
 
         Under data parallelism the gradients of all ranks are averaged first.
         """
-        for parameter in parameters_of(optimizer):  # as `zero_grad`, which announces itself to a profiler first
+        for parameter in parameters_of(optimizer):  # as `zero_grad`, without its profiler hook
             parameter.grad = None
         self.manual_backward(loss)
         return self.clip_and_step(optimizer)
 
     def clip_and_step(self, optimizer: Any) -> dict[str, Tensor]:
-        """A step with the gradients there are, clipped; returns metrics."""
+        """Clip the gradients and make a step; returns metrics."""
         metrics = {}
         if self.gradient_clip is not None:
-            strategy = self._trainer.strategy if self._trainer else None  # none where it is driven by hand
+            strategy = self._trainer.strategy if self._trainer else None  # none without a trainer
             unscale(strategy, optimizer)
             clip = getattr(strategy, "clip_gradients", clip_gradients)
             metrics["gradient_norm"] = clip(parameters_of(optimizer), self.gradient_clip)
@@ -192,13 +192,13 @@ class Algorithm(LightningModule):
         return metrics
 
     def optimizers(self, use_pl_optimizer: bool = True) -> Any:
-        """Lightning's wrappers; the optimizers themselves where those would do nothing."""
+        """Lightning's wrapped optimizers, or the bare ones where the wrappers would do nothing."""
         if self._bare is None:
             return super().optimizers(use_pl_optimizer)
         return self._bare[0] if len(self._bare) == 1 else self._bare
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Gradients of `loss`; by way of Lightning's hooks where there are any."""
+        """Gradients of `loss`, with Lightning's hooks if there are any."""
         if self._bare is None:
             super().manual_backward(loss, *args, **kwargs)
         else:
@@ -208,27 +208,25 @@ class Algorithm(LightningModule):
         self._bare = bare_optimizers(self.trainer)
         self.gpu_clock = GpuClock() if self.device.type == "cuda" else None
         if self.captured is not None and self._bare is None:
-            raise ConfigError(
-                "trainer.cuda_graph", True, "a callback wants to be called in each gradient step: use false"
-            )
+            raise ConfigError("trainer.cuda_graph", True, "a callback hooks into each gradient step: use false")
 
     def teardown(self, stage: str) -> None:
-        """Let go of what belonged to this fit."""
+        """Release what belonged to this fit."""
         self._bare = self._unchecked = None
         if self.captured is not None:
             self.captured.clear()
 
     def on_train_epoch_end(self) -> None:
-        """The stream, not a count of epochs, ends the run."""
+        """The data module ends the run, not a number of epochs."""
         if self.trainer.datamodule.finished:  # type: ignore[attr-defined]
             self.trainer.should_stop = True
 
     def explain(self, loss: float, round: TensorDict, step: int | None = None) -> str:
-        """Where a loss that is not finite came from, and what to try."""
+        """The likely cause of a loss that is not finite, and what to try."""
         bad = [name for name, value in round.items() if value.is_floating_point() and not torch.isfinite(value).all()]
         weights = [name for name, p in self.named_parameters() if not torch.isfinite(p).all()]
         if bad:
-            cause = f"the data was not finite to begin with ({', '.join(bad)}): look at the environment or data set"
+            cause = f"the batch contains non-finite values ({', '.join(bad)}): check the environment or data set"
         elif weights:
             cause = f"the weights have diverged ({weights[0]}{', ...' if len(weights) > 1 else ''})"
             cause += ": lower optimizer.lr or set algo.gradient_clip"
@@ -237,7 +235,7 @@ class Algorithm(LightningModule):
         return f"the loss is {loss} near gradient step {self.gradient_steps if step is None else step}: {cause}"
 
     def capture(self) -> dict[str, Any]:
-        """What this rank alone knows and the next number depends on, as plain data; weights are saved anyway."""
+        """This rank's own state other than weights and optimizers, as plain data."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -253,12 +251,12 @@ class Algorithm(LightningModule):
 
 
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
-    """All that it changes."""
+    """All parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scale the gradients down to a norm of at most `largest`; returns the norm before. As Torch's, but quicker."""
+    """Scale the gradients down to a norm of at most `largest`; returns the norm before. Faster than Torch's."""
     gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))

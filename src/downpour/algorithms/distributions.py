@@ -1,4 +1,4 @@
-"""Learning the distribution of the return instead of its mean alone, as numbers ("atoms") for each action."""
+"""Learning the distribution of the return instead of its mean, represented by "atoms" for each action."""
 
 from abc import ABC, abstractmethod
 
@@ -9,10 +9,10 @@ from downpour.config import ConfigError, PositiveFloat, PositiveInt
 
 
 class ReturnDistribution(nn.Module, ABC):
-    """What the atoms of an action mean.
+    """How a distribution is represented by atoms.
 
     Attributes:
-        atoms: numbers an action has.
+        atoms: numbers per action.
     """
 
     atoms: int
@@ -23,7 +23,7 @@ class ReturnDistribution(nn.Module, ABC):
 
     @abstractmethod
     def losses(self, atoms: Tensor, following: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        """How far the atoms of (X_t, A_t) are from those of R_t + discount * (what follows); never negative.
+        """Distance between the distribution of (X_t, A_t) and its target, R_t + discount * following; never negative.
 
         Args:
             atoms, following: [batch, atoms].
@@ -42,11 +42,11 @@ class Categorical(ReturnDistribution):
     def __init__(self, *, atoms: PositiveInt = 51, low: float = -10.0, high: float = 10.0):
         """
         Args:
-            atoms: how many returns.
+            atoms: number of returns.
             low, high: the smallest and largest of them.
 
         Raises:
-            ConfigError: they span nothing.
+            ConfigError: the support is empty.
         """
         super().__init__()
         if atoms < 2 or low >= high:
@@ -60,7 +60,7 @@ class Categorical(ReturnDistribution):
         return (atoms.softmax(-1) * self.support).sum(-1)
 
     def project(self, probability: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-        """Eq. 7: the mass [batch, atoms] of reward + discount * support, shared out to the nearest two of the support.
+        """Eq. 7: project the distribution of reward + discount * support onto the support, [batch, atoms].
 
         Args:
             probability: [batch, atoms].
@@ -77,15 +77,15 @@ class Categorical(ReturnDistribution):
 
 
 class Quantile(ReturnDistribution):
-    """QR-DQN (Dabney et al. 2018): returns at the middles of equally likely parts."""
+    """QR-DQN (Dabney et al. 2018): quantiles at the midpoints of equal probability intervals."""
 
     tau: Tensor
 
     def __init__(self, *, atoms: PositiveInt = 51, kappa: PositiveFloat = 1.0):
         """
         Args:
-            atoms: parts (the paper: 200).
-            kappa: errors beyond this count linearly.
+            atoms: number of quantiles (the paper: 200).
+            kappa: threshold of the Huber loss.
         """
         super().__init__()
         self.atoms, self.kappa = atoms, kappa
@@ -104,7 +104,7 @@ class Quantile(ReturnDistribution):
 
 
 class DistributionalQ(nn.Module):
-    """Q as the means of distributions that a network gives."""
+    """Q as the means of the distributions that a network predicts."""
 
     def __init__(self, network: nn.Module, actions: int, distribution: ReturnDistribution):
         super().__init__()

@@ -7,7 +7,7 @@ from downpour.algorithms.dqn import DQN
 
 
 class DoubleDQN(DQN):
-    """DQN that lets theta choose the next action and theta^- judge it."""
+    """DQN in which theta selects the next action and theta^- evaluates it."""
 
     def next_action(self, batch: TensorDict, values: Tensor) -> Tensor:
         """argmax_a' Q(X_t+1, a'; theta) of each transition: [batch]."""

@@ -1,4 +1,4 @@
-"""Double Q-learning with two function classes that take turns (van Hasselt 2010): (65) before it was deep."""
+"""Double Q-learning with two estimators (van Hasselt 2010), the origin of (65)."""
 
 from typing import Any, ClassVar
 
@@ -13,20 +13,20 @@ from downpour.networks.linear import Table
 
 
 class DoubleQLearning(QLearning):
-    """A coin says which of two Q learns from a transition: it chooses the next action, the other one judges it.
+    """For each transition a coin selects the Q that learns: it selects the next action, the other one evaluates it.
 
-    What one overestimates by chance the other does not. Actions are chosen by the mean of both.
+    The two do not share overestimation by chance. Actions are selected by the mean of both.
     """
 
-    static_shapes: ClassVar[bool] = False  # the coins are the host's
+    static_shapes: ClassVar[bool] = False  # coins are tossed on the host
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, network: Network, **kwargs: Any):
         super().__init__(observation_space, action_space, network, **kwargs)
         self.other_q = self.make(network, observation_space)
-        if self.visits is not None:  # each counts its own (van Hasselt 2010, section 4)
+        if self.visits is not None:  # each counts its own visits (van Hasselt 2010, section 4)
             self.visits = self.visits.repeat(2, 1)
-        self.heads: Tensor | None = None  # whether the first learns, of the batch under way, [batch, 1]
-        self.ties = torch.empty(0)  # which of several best next actions is taken, in [0, 1), [batch, 1]
+        self.heads: Tensor | None = None  # whether the first one learns, for the current batch [batch, 1]
+        self.ties = torch.empty(0)  # breaks ties between next actions, in [0, 1), [batch, 1]
 
     def values(self, observation: Tensor) -> Tensor:
         """The mean of both: [batch, ...] -> [batch, actions]."""
@@ -48,7 +48,7 @@ class DoubleQLearning(QLearning):
         return torch.where(self.heads, other, q).gather(-1, chosen).squeeze(-1)
 
     def coins(self, count: int) -> tuple[Tensor, Tensor]:
-        """Which of the two learns, 0 or 1, and a number in [0, 1) that breaks ties: of one draw, [count] each."""
+        """Which of the two learns (0 or 1) and a number in [0, 1) that breaks ties, from one draw: [count] each."""
         twice = 2 * torch.rand(count)
         return twice.long(), twice.frac()
 

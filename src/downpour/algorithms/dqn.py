@@ -14,7 +14,7 @@ from downpour.config import ConfigError, Fraction, PositiveInt
 
 
 class DQN(QLearning):
-    """Q-learning whose bootstrap comes from older weights theta^-; replay is a switch of the data, `data.replay`."""
+    """Q-learning that bootstraps from older weights theta^-. Replay belongs to the data module (`data.replay`)."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("replay",)
 
@@ -39,7 +39,7 @@ class DQN(QLearning):
         self.target_q = copy.deepcopy(self.q).requires_grad_(False) if target_network else None
 
     def batches(self, round: TensorDict) -> Iterator[TensorDict]:
-        """Gradient steps that share a theta^- ask it all at once: one pass over their rows costs less than many."""
+        """Evaluate theta^- once for all gradient steps that share it: one large forward pass is cheaper than many."""
         while len(round):
             steps = self.target_every - self.gradient_steps % self.target_every
             block, round = round[:steps], round[steps:]
@@ -50,13 +50,13 @@ class DQN(QLearning):
             yield from block.unbind(0)
 
     def next_values(self, batch: TensorDict) -> Tensor:
-        """Q(X_t+1, .; theta^-) of each transition: [batch, actions] (atoms in a third)."""
+        """Q(X_t+1, .; theta^-) of each transition: [batch, actions] or [batch, actions, atoms]."""
         asked = batch.get("next_values", None)
         return self.outputs(self.bootstrap_network, batch["next_observation"]) if asked is None else asked
 
     @property
     def bootstrap_network(self) -> nn.Module:
-        """The network that judges what follows."""
+        """The network to bootstrap from."""
         return self.q if self.target_q is None else self.target_q
 
     def advance(self) -> None:
@@ -78,5 +78,5 @@ def move_towards(target: nn.Module, source: nn.Module, tau: float) -> None:
 
 
 def own_part(parameter: Tensor) -> Tensor:
-    """What this rank holds of a parameter, which a strategy may have spread over the ranks."""
+    """This rank's shard of a parameter that a strategy may have sharded."""
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter

@@ -1,4 +1,4 @@
-"""Policies that do not learn, p(a | x) of (60): uniform, given as a table, or what another run has learned."""
+"""Fixed policies p(a | x) for (60): uniform, given as a table, or learned by another run."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,7 +19,7 @@ RunPolicy = Callable[[Path], Algorithm]
 
 
 class FixedPolicy(nn.Module, ABC):
-    """Chooses actions, and never changes."""
+    """A policy that never changes."""
 
     @abstractmethod
     def act(self, observation: Tensor, rng: np.random.Generator) -> np.ndarray:
@@ -31,7 +31,7 @@ class FixedPolicy(nn.Module, ABC):
 
 
 class Uniform(FixedPolicy):
-    """Every action alike: of a discrete space, or of a box between its bounds."""
+    """The uniform policy over a discrete space or a bounded box."""
 
     def __init__(self, action_space: gym.Space):
         """
@@ -41,7 +41,7 @@ class Uniform(FixedPolicy):
         super().__init__()
         is_bounded = isinstance(action_space, spaces.Box) and action_space.is_bounded()
         if not (is_bounded or isinstance(action_space, spaces.Discrete)):
-            advice = f"there is no uniform policy over {action_space}; give the directory of a run on this environment"
+            advice = f"there is no uniform policy over {action_space}; give a run directory"
             raise ConfigError(KEY, "uniform", advice)
         self.space: Any = action_space
 
@@ -56,7 +56,7 @@ class Uniform(FixedPolicy):
 
 
 class Tabular(FixedPolicy):
-    """Given probabilities of discrete actions: for each state, or the same for all observations."""
+    """Given probabilities of discrete actions, per state or the same everywhere."""
 
     def __init__(self, table: np.ndarray, observation_space: gym.Space, action_space: gym.Space, named: Any):
         """
@@ -65,16 +65,16 @@ class Tabular(FixedPolicy):
             named: what the person typed, for messages.
 
         Raises:
-            ConfigError: the actions are not discrete, the table has another shape, or a row is no distribution.
+            ConfigError: the actions are not discrete, the table has another shape, or a row is not a distribution.
         """
         super().__init__()
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"a table is for discrete actions, these are {action_space}; use uniform or the directory of a run"
+            advice = f"a table needs discrete actions, not {action_space}; use uniform or a run directory"
             raise ConfigError(KEY, named, advice)
         shape: tuple[int, ...] = (int(action_space.n),)
         if table.ndim != 1:
             if not isinstance(observation_space, spaces.Discrete):
-                advice = f"a row for each state needs discrete observations, not {observation_space}; give one row"
+                advice = f"one row per state needs discrete observations, not {observation_space}; give a single row"
                 raise ConfigError(KEY, named, advice)
             shape = (int(observation_space.n), *shape)
         if table.shape != shape:
@@ -121,7 +121,7 @@ def fixed_policy(
             directory.
 
     Raises:
-        ConfigError: it names nothing, or does not fit the environment.
+        ConfigError: there is no such policy, or it does not fit the environment.
     """
     available = getattr(action_space, "available", None)
     if not isinstance(choice, str):
@@ -134,7 +134,7 @@ def fixed_policy(
     if path.is_dir() and of_run is not None:
         return Learned(of_run(path))
     if not path.is_file():
-        advice = "names no policy: give uniform, probabilities [0.2,0.8], a .npy or .csv file, or a run's directory"
+        advice = "is not a policy: give uniform, probabilities [0.2,0.8], a .npy or .csv file, or a run directory"
         raise ConfigError(KEY, choice, advice)
     return Tabular(read_table(path), observation_space, action_space, choice)
 
@@ -149,4 +149,4 @@ def read_table(path: Path) -> np.ndarray:
         read = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",")
         return np.asarray(read, np.float64)
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(KEY, path, f"holds no table of numbers ({str(error).splitlines()[0]})") from None
+        raise ConfigError(KEY, path, f"contains no table of numbers ({str(error).splitlines()[0]})") from None

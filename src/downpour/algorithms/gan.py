@@ -18,9 +18,9 @@ from downpour.config import PositiveFloat, PositiveInt
 
 
 class GAN(Algorithm):
-    """A generator G turns noise into samples; a discriminator D learns to tell them from the data, G to pass for it.
+    """A generator G maps noise to samples; a discriminator D learns to tell them from the data, and G to fool D.
 
-    Both networks are what `model` says; D's output is the logit d of the probability that its input is of the data.
+    Both networks are built from `model`; D's output is the logit of the probability that its input is real.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("dataset",)
@@ -37,8 +37,8 @@ class GAN(Algorithm):
     ):
         """
         Args:
-            latent: numbers in the noise, which is standard normal.
-            generator_every: discriminator steps for each step of the generator (k of the paper's Algorithm 1).
+            latent: dimension of the standard normal noise.
+            generator_every: discriminator steps per generator step (k of the paper's Algorithm 1).
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         self.latent, self.generator_every = latent, generator_every
@@ -51,11 +51,11 @@ class GAN(Algorithm):
         return [self.optimizer_factory(part.parameters()) for part in (self.discriminator, self.generator)]
 
     def setup(self, stage: str) -> None:
-        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward pass reaches one of the networks only
+        if isinstance(self.trainer.strategy, DDPStrategy):  # each backward pass reaches only one of the networks
             self.trainer.strategy._ddp_kwargs["find_unused_parameters"] = True
 
     def sample(self, rows: int, rng: torch.Generator | None = None) -> Tensor:
-        """G of new noise: [rows, *shape]; drawn where it is needed, or where `rng` is, the same on every device."""
+        """Generate samples [rows, *shape]. With `rng`, noise is drawn on its device: the same everywhere."""
         noise = torch.randn(rows, self.latent, generator=rng, device=rng.device if rng else self.device)
         return self.generator(noise.to(self.device)).view(rows, *self.shape)
 
@@ -72,7 +72,7 @@ class GAN(Algorithm):
         self.latest.update(self.backward_and_step(loss, optimizers[0]))
         self.gradient_steps += 1
         if self.gradient_steps % self.generator_every == 0:
-            # D is only looked at: its weights take no gradient.
+            # D gets no gradient here.
             weights = {name: weight.detach() for name, weight in self.discriminator.named_parameters()}
             logits = torch.func.functional_call(self.discriminator, weights, self.sample(len(true)))
             passing = generator_loss(logits)
@@ -82,7 +82,7 @@ class GAN(Algorithm):
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[TensorDict]) -> dict[str, float]:
-        """How near as many samples are to the data, and how well D tells them apart; the same noise each time."""
+        """Distance of samples from the data, and how well D tells them apart; always with the same noise."""
         was_training, rng = self.training, torch.Generator().manual_seed(0)
         self.eval()
         found = []
@@ -102,20 +102,20 @@ class GAN(Algorithm):
 def discriminator_loss(true: Tensor, made: Tensor) -> Tensor:
     """-E log D(x) - E log(1 - D(G(z))) of logits [batch] each: minus eq. (1) of the paper.
 
-    For the best D it is log 4 minus twice the Jensen-Shannon divergence of data and samples: log 4 where they agree.
+    For the best D it is log 4 minus twice the Jensen-Shannon divergence of data and samples: log 4 when they are equal.
     """
     return softplus(-true).mean() + softplus(made).mean()
 
 
 def generator_loss(made: Tensor) -> Tensor:
-    """-E log D(G(z)): the form that does not saturate where D is sure (section 3 of the paper)."""
+    """-E log D(G(z)): the non-saturating form (section 3 of the paper)."""
     return softplus(-made).mean()
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| of rows [n, size] and [m, size], unbiased; 0 for equal distributions.
 
-    Samples of one distribution give numbers around 0, negative ones too (Székely and Rizzo 2013, eq. 6.1).
+    For samples of one distribution it fluctuates around 0 (Székely and Rizzo 2013, eq. 6.1).
     """
     n, m = len(x), len(y)
     within = torch.cdist(x, x).sum() / (n * (n - 1)) + torch.cdist(y, y).sum() / (m * (m - 1))

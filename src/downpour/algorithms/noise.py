@@ -1,4 +1,4 @@
-"""What is added to the actions of a deterministic policy so that it explores. Unit: half the width of the bounds."""
+"""Exploration noise for deterministic policies, in units of half the action range."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from downpour.config import NonNegativeFloat, PositiveFloat
 
 
 class GaussianNoise:
-    """Independent of everything before (Fujimoto et al. 2018)."""
+    """Independent Gaussian noise (Fujimoto et al. 2018)."""
 
     def __init__(self, *, sigma: NonNegativeFloat = 0.1):
         """
@@ -22,7 +22,7 @@ class GaussianNoise:
         return self.sigma * rng.standard_normal(shape, np.float32)
 
     def capture(self) -> dict[str, Any]:
-        """What the next draw depends on, but for the generator."""
+        """The state of the process, without the generator."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -30,14 +30,14 @@ class GaussianNoise:
 
 
 class OrnsteinUhlenbeckNoise(GaussianNoise):
-    """dN = -theta N dt + sigma dW, one path an environment, across its episodes (Lillicrap et al. 2016, section 7)."""
+    """dN = -theta N dt + sigma dW, one path per environment, across episodes (Lillicrap et al. 2016, section 7)."""
 
     def __init__(self, *, sigma: NonNegativeFloat = 0.2, theta: PositiveFloat = 0.15, dt: PositiveFloat = 1.0):
         """
         Args:
-            sigma: of the noise that drives it; its standard deviation settles at sigma / sqrt(2 theta) for small steps.
-            theta: pull back to 0.
-            dt: time an environment step takes.
+            sigma: of the driving noise; the stationary standard deviation is sigma / sqrt(2 theta) for small steps.
+            theta: rate of mean reversion.
+            dt: duration of an environment step.
         """
         super().__init__(sigma=sigma)
         self.theta, self.dt = theta, dt

@@ -1,4 +1,4 @@
-"""What rules that learn a distribution over actions share: acting, evaluating, observation statistics."""
+"""What stochastic policies share: acting, evaluation, normalization statistics."""
 
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -18,10 +18,10 @@ from downpour.networks.normalizer import RunningNormalizer
 
 
 class StochasticPolicy(Algorithm):
-    """Acts by drawing from p(a, x; theta). A subclass gives `learn`, which shapes a round into batches, and `loss`.
+    """Acts by sampling from p(a, x; theta). A subclass defines `learn`, which shapes a round into batches, and `loss`.
 
     A round is rows [steps + 1, num_envs] (see `RolloutData`). The weights that acted are those in place when the round
-    arrives, so what the policy thought while acting is computed here, for the whole round at once.
+    arrives, so log-probabilities and values at acting time are computed here, for the whole round at once.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StochasticPolicy(Algorithm):
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if entropy_coefficient > 0 and not head.has_entropy:
-            advice = f"the entropy of {type(head).__name__} has no formula; set it to 0 or use model/head=gaussian"
+            advice = f"{type(head).__name__} has no closed-form entropy; use 0 or model/head=gaussian"
             raise ConfigError("algo.entropy_coefficient", entropy_coefficient, advice)
         self.gamma, self.entropy_coefficient, self.evaluation = gamma, entropy_coefficient, evaluation
         self.head = head
@@ -64,7 +64,7 @@ class StochasticPolicy(Algorithm):
         self.rewards = RewardNormalizer(gamma) if normalize_rewards else None
 
     def seen(self, observation: Tensor) -> Tensor:
-        """Observations as the networks get them."""
+        """Observations as the networks get them: normalized, if asked for."""
         return observation if self.normalizer is None else self.normalizer(observation)
 
     @torch.no_grad()
@@ -90,14 +90,14 @@ class StochasticPolicy(Algorithm):
         return p if self.evaluation == "sample" else np.eye(p.shape[1])[p.argmax(1)]
 
     def entropy(self, distribution: Distribution, log_prob: Tensor) -> Tensor:
-        """Of the distribution at each observation, as many as log p [batch]; 0 where no formula gives it."""
+        """Entropy at each observation [batch]; 0 where there is no closed form."""
         return distribution.entropy() if self.head.has_entropy else torch.zeros_like(log_prob)
 
     def batches(self, round: TensorDict) -> Iterator[TensorDict]:
         if self.rewards is not None:
             round = self.rewards(round)
         yield from self.learn(round)
-        if self.normalizer is not None:  # after learning: until then the statistics are those that acted
+        if self.normalizer is not None:  # after learning: until then the statistics are those used for acting
             counted = round["weight"].bool()
             self.normalizer.update(round["observation"][counted])
 
@@ -109,5 +109,5 @@ class StochasticPolicy(Algorithm):
             self.rewards.sums = state["reward_sums"].to(self.device)
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
-        """The batches [batch] of a round, one a gradient step."""
+        """The batches [batch] of a round, one per gradient step."""
         raise NotImplementedError

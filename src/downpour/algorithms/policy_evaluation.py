@@ -1,4 +1,4 @@
-"""Policy evaluation: V and V(x, a) of a policy that stays as it is, by one linear solve."""
+"""Policy evaluation: V(x) and V(x, a) of a fixed policy, by one linear solve."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from downpour.algorithms.value_iteration import DynamicProgramming
 
 
 class PolicyEvaluation(DynamicProgramming):
-    """(I - gamma P) V = r, P and r under p(a | x); its q is what the policy earns after a first action a."""
+    """Solves (I - gamma P) V = r for a policy p(a | x); q is its action value."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class PolicyEvaluation(DynamicProgramming):
     ):
         """
         Args:
-            policy: which; see `fixed_policy`.
+            policy: see `fixed_policy`.
 
         Raises:
             ConfigError: no such policy, or it does not fit.

@@ -5,7 +5,7 @@ from downpour.algorithms.value_iteration import DynamicProgramming
 
 
 class PolicyIteration(DynamicProgramming):
-    """Value iteration that looks ahead to the end instead of one step; exact after finitely many sweeps."""
+    """Each sweep evaluates the greedy policy exactly; optimal after finitely many sweeps."""
 
     def state_to_go(self, mdp: dp.MDP) -> dp.Floats:
         """The value of the greedy policy, from (I - gamma P) V = r, [states]."""

@@ -1,4 +1,4 @@
-"""PPO: several passes over a round, with a clipped ratio (Schulman et al. 2017, eq. 7)."""
+"""PPO: several passes over a rollout, with a clipped probability ratio (Schulman et al. 2017, eq. 7)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from downpour.config import PositiveFloat, PositiveInt
 
 
 class PPO(AdvantageActorCritic):
-    """A2C that uses a round more than once and stops rewarding a step once the policy has moved by `clip`."""
+    """A2C with several passes over each round; a step whose ratio is beyond `clip` gets no further gradient."""
 
     def __init__(
         self,
@@ -27,11 +27,11 @@ class PPO(AdvantageActorCritic):
     ):
         """
         Args:
-            clip: how far from 1 the ratio of new to old probability still counts.
-            value_clip: how far V may move from what it was when the round arrived; None sets no bound.
+            clip: clip the ratio of new to old probability to 1 +- this.
+            value_clip: clip the change of V since the round arrived to this; None does not clip.
             epochs: passes over a round.
-            minibatches: gradient steps a pass.
-            target_kl: no further pass once the policy has moved so far from the one that acted; None makes all.
+            minibatches: gradient steps per pass.
+            target_kl: stop once the KL divergence from the acting policy exceeds this; None makes all passes.
         """
         super().__init__(*args, **kwargs)
         self.clip, self.value_clip, self.target_kl = clip, value_clip, target_kl
@@ -43,11 +43,11 @@ class PPO(AdvantageActorCritic):
 
     def learn(self, round: TensorDict) -> Iterator[TensorDict]:
         steps = self.steps_of(round)
-        steps["log_prob"] = self.log_prob(steps)  # the weights are still those that acted
+        steps["log_prob"] = self.log_prob(steps)  # the weights are still those of acting time
         for _ in range(self.epochs):
             order = torch.randperm(len(steps), device=steps["return"].device)
             shuffled = {name: values[order].tensor_split(self.minibatches) for name, values in steps.items()}
-            # Always as many parts: ranks must make equal numbers of gradient steps.
+            # Always the same number of parts: ranks must make equal numbers of gradient steps.
             for part in range(self.minibatches):
                 batch = {name: values[part] for name, values in shuffled.items()}
                 self.watching = part == self.minibatches - 1
@@ -61,7 +61,7 @@ class PPO(AdvantageActorCritic):
         return self.head.distribution(self.policy(steps["observation"])).log_prob(steps["action"])
 
     def moved(self, steps: TensorDict) -> float:
-        """How far the policy is from the one that acted, over a round; the mean over ranks: they stop together."""
+        """KL divergence from the acting policy over a round; the mean over ranks, so that they stop together."""
         kl = divergence(self.log_prob(steps) - steps["log_prob"])
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(kl)
@@ -69,7 +69,7 @@ class PPO(AdvantageActorCritic):
         return float(kl)
 
     def policy_loss(self, log_prob: Tensor, advantage: Tensor, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """-E min(ratio A, clip(ratio) A); and how far the policy has moved."""
+        """-E min(ratio A, clip(ratio) A), and metrics."""
         log_ratio = log_prob - batch["log_prob"]
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
@@ -79,7 +79,7 @@ class PPO(AdvantageActorCritic):
         return loss, {"clip_fraction": (ratio != clipped).float().mean(), "kl": divergence(log_ratio.detach())}
 
     def value_loss(self, value: Tensor, batch: TensorDict) -> Tensor:
-        """That of A2C; with `value_clip` the greater of the errors of V and of V held near what it was."""
+        """As A2C; with `value_clip` the maximum of the squared errors with and without clipping."""
         if self.value_clip is None:
             return super().value_loss(value, batch)
         old, target = batch["value"], batch["return"]
@@ -88,5 +88,5 @@ class PPO(AdvantageActorCritic):
 
 
 def divergence(log_ratio: Tensor) -> Tensor:
-    """Estimate of KL(old, new) from draws of old, E (ratio - 1 - log ratio), never negative (Schulman 2020)."""
+    """Estimate of KL(old, new) from samples of old, E (ratio - 1 - log ratio); never negative (Schulman 2020)."""
     return (log_ratio.exp() - 1 - log_ratio).mean()

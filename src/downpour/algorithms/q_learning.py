@@ -35,7 +35,7 @@ def huber(td_error: Tensor) -> Tensor:
 
 
 def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over the transitions of a batch [batch]; one of weight 0 is none."""
+    """Weighted mean over a batch [batch]; transitions of weight 0 do not count."""
     if weight is None:
         return losses.mean()
     return (weight * losses).sum() / weight.count_nonzero().clamp(min=1)
@@ -77,19 +77,19 @@ class QLearning(Algorithm):
             epsilon: probability of a uniform action, by environment step.
             evaluation_epsilon: the same when exploration is off.
             loss: of the TD error.
-            distribution: learn that of the return, with a loss of its own; None learns the mean.
-            clip_td_error: TD errors beyond this count as this (Mnih et al. 2015, Methods: 1).
+            distribution: learn the distribution of the return, with its own loss; None learns the mean.
+            clip_td_error: clip TD errors to this magnitude (Mnih et al. 2015, Methods: 1).
             gradient: `semi` treats Y_t as a constant, (53); `residual` descends on (50) itself, (51), Y_t included
                 (Baird 1995).
             step_size: `visits` multiplies the optimizer's step by n(x, a)^-w, n the visits to this pair so far.
             visit_exponent: w. Above 1/2 the conditions of (59) hold; 1 averages over all targets, the early ones too.
 
         Raises:
-            ConfigError: the actions are not discrete, or switches that exclude each other.
+            ConfigError: the actions are not discrete, or the options exclude each other.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"chooses among discrete actions, this environment's are {action_space}"
+            advice = f"needs discrete actions, not {action_space}"
             raise ConfigError("algo", type(self).__name__, f"{advice}; use algo=actor_critic, td3, sac or ppo")
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
@@ -104,7 +104,7 @@ class QLearning(Algorithm):
         visits = None
         if step_size == "visits":
             if not isinstance(observation_space, spaces.Discrete):
-                advice = f"counts states, and observations are {observation_space}; use constant, or env=frozen_lake"
+                advice = f"needs discrete observations, not {observation_space}; use constant, or env=frozen_lake"
                 raise ConfigError("algo.step_size", step_size, advice)
             self.first_state = int(observation_space.start)
             visits = torch.zeros(int(observation_space.n), self.num_actions)
@@ -113,16 +113,16 @@ class QLearning(Algorithm):
     def _check_distribution(self, gradient: str, clip_td_error: float | None) -> None:
         """
         Raises:
-            ConfigError: for what exists for the mean only.
+            ConfigError: an option that is defined for the mean only.
         """
         own = type(self)
         if own.bootstrap is not QLearning.bootstrap and own.next_action is QLearning.next_action:
-            raise ConfigError("algo/distribution", own.__name__, "bootstraps from no single action; use dqn")
+            raise ConfigError("algo/distribution", own.__name__, "does not bootstrap from a single action; use dqn")
         if gradient == "residual" or clip_td_error is not None:
             raise ConfigError(message="algo.distribution: needs algo.gradient=semi algo.clip_td_error=null")
 
     def make(self, network: Network, observation_space: gym.Space) -> nn.Module:
-        """A network for Q(x, .); an action that a state has not is worth minus infinity there."""
+        """A network for Q(x, .); actions that a state lacks have the value minus infinity."""
         if self.distribution is not None:
             atoms = self.distribution.atoms
             made = network(observation_space, self.num_actions * atoms, atoms=atoms)
@@ -130,13 +130,13 @@ class QLearning(Algorithm):
         made = network(observation_space, self.num_actions)
         if self.available is not None:
             if not isinstance(made, Table):
-                advice = "cannot leave actions out of some states; use model=table"
+                advice = "cannot mask actions that some states lack; use model=table"
                 raise ConfigError("model", type(made).__name__, advice)
             made.weight.data[~torch.from_numpy(self.available)] = -torch.inf
         return made
 
     def values(self, observation: Tensor) -> Tensor:
-        """Q(x, .) by which actions are chosen: [batch, ...] -> [batch, actions]."""
+        """Q(x, .) that actions are selected by: [batch, ...] -> [batch, actions]."""
         return self.q(observation)
 
     @torch.no_grad()
@@ -150,7 +150,7 @@ class QLearning(Algorithm):
         if epsilon > 0:
             uniform, coin = self.uniform(values, rng), rng.random(len(action))
             best = values == values.max(-1, keepdims=True)
-            if best.sum() > len(best):  # an untouched table would do nothing but its first action
+            if best.sum() > len(best):  # otherwise an untrained table would always take its first action
                 action = (best * rng.random(best.shape)).argmax(-1)
             action = np.where(coin < epsilon, uniform, action)
         self.latest["epsilon"] = epsilon
@@ -166,13 +166,13 @@ class QLearning(Algorithm):
         return sum(part * among / among.sum(-1, keepdims=True) for part, among in parts)
 
     def uniform(self, values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Uniform among the actions that there are, [batch]."""
+        """Uniform among the available actions, [batch]."""
         if self.available is None:
             return rng.integers(self.num_actions, size=len(values))
         return (np.isfinite(values) * rng.random(values.shape)).argmax(-1)
 
     def online_values(self, observation: Tensor) -> Tensor:
-        """Q(x, .; theta) that a step moves: [batch, ...] -> [batch, actions]."""
+        """Q(x, .; theta) that a step updates: [batch, ...] -> [batch, actions]."""
         return self.q(observation)
 
     def bootstrap(self, batch: TensorDict) -> Tensor:
@@ -180,11 +180,11 @@ class QLearning(Algorithm):
         return self.next_values(batch).amax(-1)
 
     def next_values(self, batch: TensorDict) -> Tensor:
-        """Q(X_t+1, .) of each transition: [batch, actions]; where distributions are learned, their atoms in a third."""
+        """Q(X_t+1, .) of each transition: [batch, actions] or [batch, actions, atoms]."""
         return self.outputs(self.q, batch["next_observation"])
 
     def next_action(self, batch: TensorDict, values: Tensor) -> Tensor:
-        """The action that is taken to follow each transition, of values [batch, actions]: [batch]."""
+        """The next action to bootstrap from, given values [batch, actions]: [batch]."""
         return values.argmax(-1)
 
     def outputs(self, q: Any, observation: Tensor) -> Tensor:
@@ -198,13 +198,13 @@ class QLearning(Algorithm):
     def configure_optimizers(self) -> Optimizer:
         optimizer = super().configure_optimizers()
         if self.visits is not None and not isinstance(optimizer, SGD):
-            advice = f"{type(optimizer).__name__} undoes what scales a gradient; use optimizer=sgd"
+            advice = f"{type(optimizer).__name__} is invariant to the scale of the gradient; use optimizer=sgd"
             raise ConfigError("algo.step_size", "visits", advice)
         return optimizer
 
     @torch.no_grad()
     def visited(self, batch: TensorDict, action: Tensor) -> Tensor:
-        """Count the pairs of a batch, those of all ranks together; returns n(x, a)^-w of each [batch]."""
+        """Count the visits of a batch, summed over ranks; returns n(x, a)^-w of each transition [batch]."""
         assert self.visits is not None
         state = self.counted_state(batch)
         new = torch.zeros_like(self.visits)
@@ -222,13 +222,13 @@ class QLearning(Algorithm):
         return batch["observation"].long() - self.first_state
 
     def tables(self, count: int) -> tuple[list[Table], list[int], list[float] | None] | None:
-        """What `learn_in_order` learns, whose turn it is at each of `count` transitions, ties; None if it cannot."""
+        """Arguments for `learn_in_order` (tables, turns, ties) for `count` transitions; None if it does not apply."""
         rule = ("bootstrap", "next_values", "next_action", "online_values", "td_losses", "loss", "batches")
         is_plain = all(getattr(type(self), name) is getattr(QLearning, name) for name in rule)
         return ([self.q], [0] * count, None) if is_plain and isinstance(self.q, Table) else None
 
     def updates(self, round: TensorDict) -> Tensor:
-        """By autograd, or, where that would find (58) for one transition after the other, by (58)."""
+        """By autograd, or directly by (58) where autograd would compute that, transition by transition."""
         losses = learn_at_once(self, round) if self.loss_function is squared else None
         return super().updates(round) if losses is None else losses
 
@@ -255,7 +255,7 @@ class QLearning(Algorithm):
         return value, td_error, self.loss_function(td_error)
 
     def distributional_losses(self, batch: TensorDict, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of distributions: the mean of that of (X_t, A_t), and twice the distance from what follows: [batch] each."""
+        """For distributions: the mean of Q(X_t, A_t), and its loss twice (as TD error and as loss): [batch] each."""
         assert self.distribution is not None
         row = torch.arange(len(action), device=action.device)
         atoms = self.outputs(self.q, batch["observation"])[row, action]

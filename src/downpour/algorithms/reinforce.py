@@ -13,18 +13,18 @@ from downpour.config import NonNegativeFloat
 
 
 def score_function_loss(log_prob: Tensor, advantage: Tensor, episodes: float) -> Tensor:
-    """Its gradient is minus the G of (30) and (32) over the mean episode, as (grad p) / p = grad log p.
+    """Its gradient is minus G of (30) and (32), averaged over episodes, since (grad p) / p = grad log p.
 
     Args:
         log_prob: log p(A_t, X_t; theta) of every step of every episode, [batch].
-        advantage: R~_t, or its difference from a baseline, [batch].
+        advantage: R~_t minus a baseline, if any, [batch].
         episodes: number of episodes that the batch holds.
     """
     return -(advantage * log_prob).sum() / episodes
 
 
 class Reinforce(StochasticPolicy):
-    """Make actions likelier by the sum of the rewards that followed."""
+    """Reinforce actions by the return that followed."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("episodes",)
 

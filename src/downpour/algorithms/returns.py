@@ -1,4 +1,4 @@
-"""Sums of what is to come, over rows [steps, num_envs] in the order they happened."""
+"""Returns and advantages over rows [steps, num_envs] in chronological order."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from downpour.networks.normalizer import RunningNormalizer
 
 
 def discounted_sums(x: Tensor, decay: Tensor) -> Tensor:
-    """y_t = x_t + decay_t y_t+1, from the last row back. All [steps, num_envs].
+    """y_t = x_t + decay_t y_t+1, computed backwards. All [steps, num_envs].
 
     With x the rewards and decay gamma (0 where an episode ends) this is the R~_t of (30) and (32).
     """
@@ -31,7 +31,7 @@ def generalized_advantage(
     Args:
         reward, terminated, ended: of the transition from row t to t + 1, [steps, num_envs].
         value: of every row, [steps + 1, num_envs]; the last row of an episode holds its true last observation, so a
-            truncated episode is bootstrapped from there and a terminated one not at all.
+            truncated episode bootstraps from there and a terminated one does not.
         gae_lambda: lambda; 0 is the one-step TD error, 1 the return minus the value.
     """
     delta = reward + gamma * ~terminated * value[1:] - value[:-1]
@@ -41,7 +41,7 @@ def generalized_advantage(
 def n_step_returns(
     reward: Tensor, value: Tensor, terminated: Tensor, ended: Tensor, gamma: float, steps: int
 ) -> Tensor:
-    """Sum of `steps` rewards, then the value; fewer where episode or rows end. As `generalized_advantage`."""
+    """`steps` rewards, then the value; fewer where the episode or the rows end. See `generalized_advantage`."""
     bootstrap = gamma * ~terminated * value[1:]
     result = reward + bootstrap
     for _ in range(1, steps):
@@ -51,13 +51,13 @@ def n_step_returns(
 
 
 class RewardNormalizer(nn.Module):
-    """Divides rewards by the standard deviation of their discounted sums over the run so far; clipped to +-10.
+    """Divides rewards by the running standard deviation of their discounted sums, and clips them to +-10.
 
     The sums are those up to each step, s_t = gamma s_t-1 + R_t, as in OpenAI's baselines (VecNormalize). Their
-    statistics are buffers, of all ranks together.
+    statistics are buffers, shared by all ranks.
 
     Attributes:
-        sums: s of each environment of this rank after the last round, [num_envs]; an episode may go on in the next.
+        sums: s of each environment of this rank after the last round, [num_envs]; an episode may continue in the next.
     """
 
     def __init__(self, gamma: float):
@@ -68,7 +68,7 @@ class RewardNormalizer(nn.Module):
 
     @torch.no_grad()
     def forward(self, round: TensorDict) -> TensorDict:
-        """Rows [steps + 1, num_envs] with their rewards divided; the given ones stay as they are."""
+        """Rows [steps + 1, num_envs] with scaled rewards; the input is not modified."""
         reward, goes_on = round["reward"].clone(), ~round["first"]
         reward[0] = 0.0 if self.sums is None else self.sums
         reward[0] *= goes_on[0]

@@ -1,4 +1,4 @@
-"""SAC: actor-critic whose actor is random and paid for staying so (Haarnoja et al. 2018b)."""
+"""SAC: actor-critic with a stochastic actor and an entropy bonus (Haarnoja et al. 2018b)."""
 
 import math
 from typing import Any, ClassVar
@@ -30,22 +30,22 @@ class SAC(ActorCritic):
     ):
         """
         Args:
-            alpha: price of entropy, at first.
-            learn_alpha: move it so that the entropy of the actions is `target_entropy`.
-            target_entropy: of actions in half widths of their bounds; None is minus the number of their components.
+            alpha: initial weight of the entropy.
+            learn_alpha: adapt alpha so that the entropy of the actions approaches `target_entropy`.
+            target_entropy: with actions in units of half their range; None is minus their dimension.
 
         Raises:
-            ConfigError: noise for a policy that draws its actions anyway, or a target for an alpha that stays.
+            ConfigError: noise for a policy that already samples, or a target entropy with a fixed alpha.
         """
         if kwargs.get("noise") is not None:
             raise ConfigError(
-                "algo.noise", type(kwargs["noise"]).__name__, "SAC draws its actions; use algo/noise=null"
+                "algo.noise", type(kwargs["noise"]).__name__, "SAC already samples its actions; use algo/noise=null"
             )
         if target_entropy is not None and not learn_alpha:
             raise ConfigError("algo.target_entropy", target_entropy, "needs algo.learn_alpha=true")
         super().__init__(*args, **kwargs)
         self.target_entropy = -float(self.size) if target_entropy is None else target_entropy
-        self.target_actor = self.actor  # the soft value is that of the policy being learned
+        self.target_actor = self.actor  # the soft value is that of the current policy
         self.learn_alpha = learn_alpha
         self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)), requires_grad=learn_alpha)
 
@@ -79,12 +79,12 @@ class SAC(ActorCritic):
         return self.centre.cpu().numpy() + self.scale.cpu().numpy() * np.tanh(raw)
 
     def bootstrap(self, observation: Tensor) -> Tensor:
-        """min Q(x, a) - alpha log p(a, x) at a drawn action: [batch, ...] -> [batch]."""
+        """min Q(x, a) - alpha log p(a, x) at a sampled action: [batch, ...] -> [batch]."""
         action, log_prob = self.draw(observation)
         return self.q(self.target_critics, observation, action).amin(0) - self.log_alpha.exp() * log_prob
 
     def actor_loss(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean of alpha log p - min Q; the critics are only looked at."""
+        """Mean of alpha log p - min Q; the critics get no gradient."""
         observation = batch["observation"]
         action, log_prob = self.draw(observation)
         value = self.frozen_q(self.critics, observation, action).amin(0)
@@ -96,7 +96,7 @@ class SAC(ActorCritic):
         }
 
     def alpha_loss(self, entropy: Tensor) -> Tensor:
-        """Its descent raises alpha while the entropy [batch], in the actions' own unit, is below the target."""
+        """Descent on it raises alpha while the entropy [batch], in the action's own unit, is below the target."""
         return self.log_alpha * (entropy - self.scale.log().sum() - self.target_entropy).mean()
 
     def learn_from(self, batch: TensorDict) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Supervised learning: descend on the mean loss of a batch, (69)."""
+"""Supervised learning: minimize the mean loss of a batch, (69)."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal

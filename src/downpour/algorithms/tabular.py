@@ -1,7 +1,7 @@
-"""(55) on tables, one transition after the other, without autograd.
+"""(55) on tables, transition by transition, without autograd.
 
-The gradient of an entry with respect to its table is a unit vector: the step is the tabular rule (58), a few additions.
-Autograd finds the same for each transition at a thousand times the price.
+The gradient of an entry with respect to its table is a unit vector, so a step is the tabular rule (58): a few
+additions. Autograd computes the same at a thousand times the cost.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def plain_step(optimizer: Any) -> float | None:
     if type(optimizer) is not SGD or len(optimizer.param_groups) > 1:
         return None
     group = optimizer.param_groups[0]
-    extras = ("momentum", "weight_decay", "nesterov", "maximize", "base_lr")  # the last: it follows a schedule
+    extras = ("momentum", "weight_decay", "nesterov", "maximize", "base_lr")  # base_lr: it follows a schedule
     return None if any(group.get(name) for name in extras) else float(group["lr"])
 
 
@@ -36,20 +36,20 @@ def learn_in_order(
     exponent: float = 1.0,
     ties: list[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Learn from transitions [count] one by one, in their order.
+    """Learn from transitions [count] one by one, in order.
 
     Args:
-        tables: each is judged by the next one, the last by the first; a single table by itself.
-        turns: which of them learns from each transition.
+        tables: one, or two that evaluate each other.
+        turns: the table that learns from each transition.
         transitions: as `Replay.transitions`.
         step: alpha.
-        visits: n(x, a) of each table so far [tables * states, actions], counted on here; alpha is then divided by
+        visits: n(x, a) of each table so far [tables * states, actions], updated here; alpha is then divided by
             n(x, a)^`exponent`.
-        ties: in [0, 1), which of several best next actions is taken, the first if None: it matters where another table
-            judges it.
+        ties: numbers in [0, 1) that select among several best next actions (which matters where another table
+            evaluates them); None takes the first.
 
     Returns:
-        Of each transition [count]: Q(X_t, A_t) before its step, the TD error, the part of alpha that was taken.
+        For each transition [count]: Q(X_t, A_t) before its step, the TD error, and the factor of alpha.
     """
     first = tables[0].start
     where = torch.stack([transitions["observation"], transitions["next_observation"]]).long() - first
@@ -93,9 +93,9 @@ def learn_in_order(
 
 
 def learn_at_once(rule: Any, round: TensorDict) -> Tensor | None:
-    """A round of Q-learning by `learn_in_order`; None, with nothing done, where autograd would find something else.
+    """A round of Q-learning by `learn_in_order`; None, with nothing done, where autograd would compute something else.
 
-    The loss is known to be the squared one.
+    The caller has checked that the loss is squared.
 
     Returns:
         The losses [updates].

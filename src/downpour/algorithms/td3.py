@@ -10,7 +10,7 @@ from downpour.config import NonNegativeFloat
 
 
 class TD3(ActorCritic):
-    """DDPG that believes the lesser of two critics, at a blurred action. The delay is `policy_delay`."""
+    """DDPG with the minimum of two critics at a smoothed target action. The delay is `policy_delay`."""
 
     num_critics: ClassVar[int] = 2
 
@@ -19,8 +19,8 @@ class TD3(ActorCritic):
     ):
         """
         Args:
-            target_noise: standard deviation of the noise on the target's action, in half widths of the action's bounds.
-            target_noise_clip: largest such noise.
+            target_noise: standard deviation of the noise on the target action, in units of half the action range.
+            target_noise_clip: clip that noise to this magnitude.
         """
         super().__init__(*args, **kwargs)
         self.target_noise, self.target_noise_clip = target_noise, target_noise_clip

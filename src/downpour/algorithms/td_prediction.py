@@ -16,7 +16,7 @@ from downpour.config import ConfigError, Discount, PositiveFloat, PositiveInt, P
 
 
 class TDPrediction(Algorithm):
-    """Learns V(x) of a policy p(a | x) that stays as it is; nothing is controlled."""
+    """Learns V(x) of a fixed policy p(a | x)."""
 
     learns_from: ClassVar[tuple[str, ...]] = ("rollout", "episodes")
 
@@ -39,7 +39,7 @@ class TDPrediction(Algorithm):
             gamma: discount.
             policy: whose value it is; see `fixed_policy`.
             trace_decay: lambda: 0 is TD(0), (60); 1 sums rewards to the end (data=episodes: Monte Carlo).
-            n_step: sum this many rewards, then bootstrap, instead of averaging over all numbers by lambda.
+            n_step: sum this many rewards, then bootstrap, instead of the lambda-return.
 
         Raises:
             ConfigError: no such policy, or it does not fit; or both a trace and a number of steps are given.
@@ -68,7 +68,7 @@ class TDPrediction(Algorithm):
 
     @torch.no_grad()
     def batches(self, round: TensorDict) -> list[TensorDict]:
-        """One batch of all transitions, with `target` Y_t: a constant, as (60) has it."""
+        """One batch of all transitions, with `target` Y_t, a constant as in (60)."""
         before, after = round[:-1], round[1:]
         value = self.state_values(round["observation"].flatten(0, 1)).view(round.shape)
         terminated, ended = after["terminated"], after["terminated"] | after["truncated"]

@@ -15,7 +15,7 @@ from downpour.config import ConfigError, NonNegativeFloat, PositiveInt, Probabil
 
 
 class DynamicProgramming(Algorithm):
-    """What rules share that know the model and need no experience, no gradient and no network.
+    """What algorithms share that know the model and need neither experience nor gradients nor a network.
 
     Attributes:
         q: V(x, a) of (34), [states, actions], float64.
@@ -36,7 +36,7 @@ class DynamicProgramming(Algorithm):
         """
         Args:
             gamma: discount.
-            tolerance: the run ends at the first evaluation where a sweep changed nothing by more than this.
+            tolerance: the run ends at the first evaluation after a sweep that changed no entry by more than this.
 
         Raises:
             ConfigError: states or actions are not discrete.
@@ -54,7 +54,7 @@ class DynamicProgramming(Algorithm):
 
     def setup(self, stage: str) -> None:
         if self.trainer.world_size > 1:
-            raise ConfigError("trainer", f"{self.trainer.world_size} processes", "an exact solution needs one")
+            raise ConfigError("trainer", f"{self.trainer.world_size} processes", "dynamic programming needs one")
 
     def act(self, observation: Tensor, rng: np.random.Generator, *, env_steps: int, explore: bool) -> np.ndarray:
         return self.q[observation.long()].argmax(-1).cpu().numpy() + self.first_action
@@ -78,7 +78,7 @@ class DynamicProgramming(Algorithm):
         return residual
 
     def state_to_go(self, mdp: dp.MDP) -> dp.Floats:
-        """What (39) takes for the value of the next state, [states]."""
+        """The value of the next state in (39), [states]."""
         raise NotImplementedError
 
     def on_train_epoch_end(self) -> None:
@@ -88,15 +88,15 @@ class DynamicProgramming(Algorithm):
 
 
 class ValueIteration(DynamicProgramming):
-    """max_a V(x, a) is taken for the value of the next state; from V = 0, n sweeps look n steps ahead."""
+    """Takes max_a V(x, a) as the value of the next state; from V = 0, n sweeps look n steps ahead."""
 
     plan: Tensor
 
     def __init__(self, *args: Any, horizon: PositiveInt | None = None, **kwargs: Any):
         """
         Args:
-            horizon: T + 1 of (5): the run ends after so many sweeps, with what is best over as many steps; null goes on
-                to the infinite horizon.
+            horizon: number of sweeps, T + 1 of (5): the result is optimal over that many steps; null: infinite
+                horizon.
         """
         super().__init__(*args, **kwargs)
         self.horizon = horizon

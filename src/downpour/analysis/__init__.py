@@ -1,4 +1,4 @@
-"""From finished runs to numbers and pictures.
+"""Tables and figures of finished runs.
 
 `runs` finds and reads run directories, `configurations` puts the seeds of one experiment together,
 `statistics` holds the intervals, `curves` the pictures, `table` the numbers, `report` all of it for one

@@ -13,8 +13,8 @@ from downpour.config import ConfigError
 from downpour.settings import read_settings, show_help
 
 SUMMARY = """
-Tables and curves of runs, with 95 % bootstrap intervals over seeds. Runs that differ by nothing but their
-seed are one configuration. Runs still going on are read as far as they are; failed ones are listed with why.
+Tables and curves of runs, with 95 % bootstrap intervals over seeds. Runs that differ only by their seed form
+one configuration. Unfinished runs are included as far as they got; failed ones are listed with the reason.
 
   python src/report.py runs=outputs/multirun/2026-11-22/15-04-05-dqn
   python src/report.py runs='outputs/multirun/2026-11-*/*' out=comparison metric=eval/loss pdf=true
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
 
             text = report(runs, out, metric=settings["metric"], pdf=settings["pdf"], paper=settings["paper"])
         except OSError as error:
-            raise ConfigError("out", out, f"can't be written ({error.strerror}); choose another") from None
+            raise ConfigError("out", out, f"cannot be written ({error.strerror}); choose another") from None
     except ConfigError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

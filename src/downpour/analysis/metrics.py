@@ -64,7 +64,7 @@ def headline(runs: Sequence[RunDirectory], wanted: str | None = None) -> str | N
     if wanted is not None:
         if wanted not in known:
             there = f"{nearest(wanted, known) or '.'} There are: {', '.join(known) or 'none'}"
-            raise ConfigError("metric", wanted, f"no run here measured that{there}")
+            raise ConfigError("metric", wanted, f"none of the runs has this metric{there}")
         return wanted
     ranked = [f"{phase}/{measure}" for phase in PHASES for measure in MEASURES]
     evaluated = [name for name in known if name.split("/")[0] in PHASES[:-1]]

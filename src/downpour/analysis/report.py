@@ -1,4 +1,4 @@
-"""One sweep's report: its table, its picture, and what went wrong in it."""
+"""The report of a sweep: table, figure, and failed runs."""
 
 import atexit
 import contextlib
@@ -93,7 +93,7 @@ def _legend(configurations: Sequence[Configuration]) -> str:
         return ""
     lines = [
         f"Mean over seeds [95 % interval, percentile bootstrap, {RESAMPLES} resamples], last value;",
-        "best: of each run's best one, which flatters, as every best of many does.",
+        "best: the best of each run's evaluations, which is biased towards good values.",
     ]
     if any(1 < len(each.counted) < FEW_SEEDS for each in configurations):
         lines.append(f"Bootstrap intervals over fewer than {FEW_SEEDS} seeds are too narrow.")
@@ -103,9 +103,9 @@ def _legend(configurations: Sequence[Configuration]) -> str:
 def _lists(runs: Sequence[RunDirectory], superseded: Sequence[RunDirectory], out: Path) -> list[str]:
     """Every run that is not a finished one, by name and with the reason."""
     listed = {
-        "Failed, in no mean": [run for run in runs if run.status == "failed"],
-        "Not finished, counted with what they have": [run for run in runs if run.status in UNFINISHED],
-        "Another run of the same seed counts instead": superseded,
+        "Failed, excluded from the means": [run for run in runs if run.status == "failed"],
+        "Not finished, included as far as they got": [run for run in runs if run.status in UNFINISHED],
+        "Superseded by another run with the same seed": superseded,
     }
     return [
         f"{title}:\n\n" + "\n".join(f"- {_title(run, out)}{run.why and ': '}{run.why}" for run in members)
@@ -128,7 +128,7 @@ def announce(directory: Path, paper: str | None = None) -> None:
     except (Exception, KeyboardInterrupt) as error:
         reason = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         print(
-            f"The sweep's report could not be made ({reason}). Its runs are untouched; to try again: "
+            f"The report of the sweep failed ({reason}). The runs are intact; to try again: "
             f"python src/report.py runs={directory}{f' paper={paper}' if paper else ''}",
             file=sys.stderr,
         )

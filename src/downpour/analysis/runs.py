@@ -39,7 +39,7 @@ def find_runs(where: str | Path) -> list[Path]:
     """
     found = {run.resolve(): run for root in _roots(str(where)) for run in _walk(root)}
     if not found:
-        raise ConfigError("runs", where, f"no run directory in it (one holds {' and '.join(RUN_FILES)})")
+        raise ConfigError("runs", where, f"contains no run directory (one has {' and '.join(RUN_FILES)})")
     return sorted(found.values(), key=lambda run: natural(str(run)))
 
 
@@ -54,12 +54,12 @@ def _roots(where: str) -> list[Path]:
     if "," in where:
         parts = [part.strip() for part in where.strip("[]").split(",")]
         return [root for part in parts if part for root in _roots(part)]
-    raise ConfigError("runs", where, f"no such directory, seen from {Path.cwd()}")
+    raise ConfigError("runs", where, f"there is no such directory (relative to {Path.cwd()})")
 
 
 def _walk(root: Path) -> list[Path]:
     if root.is_file():
-        raise ConfigError("runs", root, f"a file; give the run's directory, {root.parent}")
+        raise ConfigError("runs", root, f"is a file; give the run directory, {root.parent}")
     runs: list[Path] = []
     sweeps: set[Path] = set()
     for folder, children, files in os.walk(root):
@@ -191,15 +191,15 @@ class RunDirectory:
             return ""
         missing = [name for name in RUN_FILES if not (self.path / name).is_file()]
         if self.status == "unfinished" and missing:
-            return f"only started, or killed at the start: no {' and no '.join(missing)}"
+            return f"just started, or killed at the start: no {' and no '.join(missing)}"
         if self.status == "unfinished":
-            return f"going on or killed; read up to {spaced(self.steps)} {self.axis}"
+            return f"still running or killed; read up to {spaced(self.steps)} {self.axis}"
         if self.status == "stopped":
             return f"stopped at {spaced(self.steps)} {self.axis}"
         told = _text(self.path / FAILURE_FILE)
         bare = told.startswith("exit code")  # then the log may know better
         reasons = (str(self.summary.get("error", "")), "" if bare else told, self._last_error(), told)
-        return next((_one_line(reason) for reason in reasons if reason.strip()), "no reason left; see train.log")
+        return next((_one_line(reason) for reason in reasons if reason.strip()), "no reason recorded; see train.log")
 
     def _last_error(self) -> str:
         lines = reversed(_text(self.path / "train.log").splitlines())

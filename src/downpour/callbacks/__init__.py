@@ -1,4 +1,4 @@
-"""What watches a run: evaluation, records, checkpoints, progress, films."""
+"""Callbacks: evaluation, records, checkpoints, progress, videos."""
 
 from downpour.callbacks.checkpoint import Checkpoint
 from downpour.callbacks.early_stop import EarlyStop

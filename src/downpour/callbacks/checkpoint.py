@@ -1,4 +1,4 @@
-"""When a run is saved, and what of it."""
+"""When a run is saved, and what is saved."""
 
 import contextlib
 import signal
@@ -35,19 +35,19 @@ class Checkpoint(Callback):
     """Saves after each evaluation, at the end, and when a signal asks the run to stop.
 
     The file holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
-    generators. Lightning's loop counters are left out: the stream knows where in an epoch it is.
+    generators. Lightning's loop counters are omitted: the data module knows its position in an epoch.
 
     Attributes:
         best, best_step: the best value of `monitor` so far, and when.
-        metrics: the newest of every metric, at the last checkpoint.
+        metrics: latest value of every metric at the last checkpoint.
     """
 
     def __init__(self, run: Run, *, every: PositiveInt = 1, monitor: str = "eval/return_mean", maximize: bool = True):
         """
         Args:
             every: evaluations between two checkpoints.
-            monitor: the metric that decides which is best.
-            maximize: whether more of it is better.
+            monitor: the metric that selects the best.
+            maximize: whether higher is better.
         """
         self.run, self.every, self.monitor, self.sign = run, every, monitor, 1.0 if maximize else -1.0
         self.directory = run.directory / "checkpoints"
@@ -59,18 +59,18 @@ class Checkpoint(Callback):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
-        self._as_before = True  # as many ranks and replicas
+        self._as_before = True  # the same numbers of ranks and replicas
 
     @property
     def seconds(self) -> float:
-        """Time spent training, over all resumes; what was lost to a kill is not counted."""
+        """Training time over all resumes, without work lost to a kill."""
         return self._seconds_before + time.perf_counter() - self._begin
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+        with contextlib.suppress(ValueError):  # only the main thread may set signal handlers
             for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or in the background of a shell
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a background job of a shell
                     self._handlers[number] = signal.signal(number, self._remember)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -79,13 +79,13 @@ class Checkpoint(Callback):
         self._handlers.clear()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self._signal == signal.SIGINT == number:  # asked twice: do not wait for the round to end
+        if self._signal == signal.SIGINT == number:  # second Ctrl-C: do not wait for the round to end
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal = number
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        # After the last round of an epoch its evaluation comes first: a resumed run would not make up for it.
+        # After the last round of an epoch evaluate first: a resumed run would not catch up on it.
         if not trainer.datamodule.evaluation_due:
             self._stop_if_asked(trainer, pl_module)
 
@@ -134,7 +134,7 @@ class Checkpoint(Callback):
         checkpoint["ranks"] = everyone(mine)
         checkpoint["replicas"] = self.run.replicas
         for name in files[0] if files and trainer.is_global_zero else ():
-            sync(self.run.directory / f"{name}.csv")  # the checkpoint will count on these rows
+            sync(self.run.directory / f"{name}.csv")  # the checkpoint relies on these rows
         checkpoint["files"] = files[0] if files else None
         checkpoint["best"] = (self.best, self.best_step, self._evaluations)
         checkpoint["metrics"] = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -146,14 +146,14 @@ class Checkpoint(Callback):
         self._as_before = (saved, checkpoint.get("replicas", saved)) == (self.run.world_size, self.run.replicas)
         if not self._as_before and not trainer.datamodule.any_ranks:
             copies = checkpoint.get("replicas", saved)
-            advice = f"the run was trained by {saved} process(es) with {copies} copies of the weights"
+            advice = f"the run was trained by {saved} process(es) with {copies} replica(s)"
             raise ConfigError("trainer", f"{self.run.world_size} process(es)", f"{advice}; resume it with as many")
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
         self._seconds_before = checkpoint["seconds"]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Last of all restore what draws: everything before may have drawn from the generators."""
+        """Restore the generators last: everything before may have drawn from them."""
         self._begin = time.perf_counter()
         if self._loaded is None:
             return
@@ -161,9 +161,9 @@ class Checkpoint(Callback):
         ranks, data = checkpoint["ranks"], trainer.datamodule
         mine = ranks[self.run.rank if self._as_before else 0]
         try:
-            restore_rank(mine, data, pl_module, draws=self._as_before)  # other ranks draw anew
+            restore_rank(mine, data, pl_module, draws=self._as_before)  # a different set of ranks draws anew
         except (FileNotFoundError, EOFError) as error:
-            advice = f"the replay that belongs to its checkpoint at step {checkpoint['step']} is gone ({error})"
+            advice = f"the replay journal of its checkpoint at step {checkpoint['step']} is missing ({error})"
             raise ConfigError("resume", self.run.directory, advice) from None
         strategy, before = trainer.strategy, mine.get("strategy", {})
         if self._as_before and isinstance(strategy, Parallelism) and strategy.name == before.get("name"):

@@ -44,7 +44,7 @@ class EarlyStop(Callback):
         if threshold is None and patience is None and environment is not None and monitor == "eval/return_mean":
             threshold = environment.solved_at
             if threshold is None:
-                advice = f"{environment.id} has no solved threshold; set one, or patience"
+                advice = f"{environment.id} has no reward threshold; set this one, or callbacks.early_stop.patience"
                 raise ConfigError("callbacks.early_stop.threshold", None, advice)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.threshold, self.patience = threshold, patience
@@ -68,7 +68,7 @@ class EarlyStop(Callback):
         if self.threshold is not None and self.sign * value >= self.sign * self.threshold:
             return f"{self.monitor} {value:.4g} reaches {self.threshold:.4g}"
         if self.patience is not None and not self._improves(value) and self.waited + 1 >= self.patience:
-            return f"{self.monitor} has not improved on {self.best} in {self.patience} evaluation(s)"
+            return f"{self.monitor} has not improved on {self.best} for {self.patience} evaluation(s)"
         return ""
 
     def _value(self, metrics: Mapping[str, Any]) -> float:

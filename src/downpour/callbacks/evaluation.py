@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes with exploration off, on environments of its own."""
+"""Evaluation: whole episodes with exploration off, in separate environments."""
 
 import logging
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 class Evaluation(Callback):
     """Plays `eval_episodes` episodes at the end of each epoch.
 
-    Every rank plays the same ones, so that a policy whose weights are spread over the ranks can act. The episodes of an
-    evaluation depend on the seed and the step alone: nothing of them needs saving.
+    Every rank plays the same ones, so that a policy with sharded weights can act. The episodes depend only on the
+    seed and the step, so there is no state to save.
     """
 
     needs: ClassVar[dict[str, str]] = {"act": "act in an environment"}
@@ -31,8 +31,8 @@ class Evaluation(Callback):
     ):
         """
         Args:
-            num_envs: environments stepped together, at most one an episode.
-            max_episode_steps: an episode is cut here if the environment does not end it.
+            num_envs: environments stepped together, at most one per episode.
+            max_episode_steps: truncate episodes here.
         """
         self.run, self.max_episode_steps = run, max_episode_steps
         self.environments = environment.vector(min(num_envs, run.eval_episodes))
@@ -59,10 +59,10 @@ class Step(NamedTuple):
 
     Attributes:
         observation: what was acted on, [num_envs, *shape], on the policy's device.
-        counts: whether the environment was playing one of its episodes: False while it is reset and once it is done.
-        terminated: the episode came to its own end.
-        ended: it came to this, or to a time limit.
-        learned_reward, learned_terminated: the same as values are learned from them (see `Collector`).
+        counts: whether the step belongs to an episode: False during a reset and after the last episode.
+        terminated: the episode terminated.
+        ended: the episode terminated or was truncated.
+        learned_reward, learned_terminated: as values learn from them (see `Collector`).
     """
 
     observation: Tensor
@@ -79,8 +79,8 @@ def steps_of(
 ) -> Iterator[Step]:
     """Play whole episodes with exploration off.
 
-    Each environment plays its fixed share, whatever the lengths: taking the first that finish would favour short ones.
-    An environment whose episode had to be cut plays no other.
+    Each environment plays a fixed share: taking the first that finish would favour short episodes. An environment whose
+    episode was truncated by `max_steps` plays no further one.
     """
     num_envs = environments.num_envs
     quota = np.full(num_envs, episodes // num_envs)
@@ -102,7 +102,7 @@ def steps_of(
             length += counts
             cut = counts & ~first & (length >= max_steps)
             if cut.any():
-                log.warning("an evaluation episode was cut at %d steps", max_steps)
+                log.warning("an evaluation episode was truncated at %d steps", max_steps)
             ended = counts & (first | cut)
             happened = np.asarray(reward), np.asarray(terminated)
             learned = info.get("learned_reward", happened[0]), info.get("learned_terminated", happened[1])

@@ -1,4 +1,4 @@
-"""What values promise beside what the policy then receives (van Hasselt et al. 2016, Figure 3)."""
+"""Predicted values against actual returns (van Hasselt et al. 2016, Figure 3)."""
 
 import logging
 from typing import Any, ClassVar
@@ -64,7 +64,7 @@ class Overestimation(Callback):
         actual, missing = discounted_to_come(reward, terminated, ended, pl_module.gamma)
         known = counts & (missing <= self.unseen)
         if not known.any():
-            log.warning("no return is known to its end, so nothing to compare values with: all episodes were cut")
+            log.warning("overestimation not measured: all episodes were truncated, so no return is complete")
             return
         estimate, truth = float(value[known].mean()), float(actual[known].mean())
         metrics = {
@@ -94,7 +94,7 @@ def check_values(algorithm: Any, callback: str) -> None:
     """
     missing = algorithm.missing_values()
     if missing:
-        advice = f"{type(algorithm).__name__} {missing}; use an algorithm with values, or callbacks=default"
+        advice = f"{type(algorithm).__name__} {missing}; use an algorithm that learns values, or callbacks=default"
         raise ConfigError("callbacks", callback, advice)
 
 

@@ -1,4 +1,4 @@
-"""What a person watching the terminal sees."""
+"""The progress bar."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from downpour.run import Run
 
 log = logging.getLogger(__name__)
 
-# What is on the bar, where it is known: metric -> how.
+# Metrics shown on the bar, if known: name -> format.
 SHOWN = {
     "train/return_mean": "return {:.1f}  ",
     "train/accuracy": "accuracy {:.3f}  ",
@@ -24,12 +24,12 @@ FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps  {desc}{rate_fmt} 
 
 
 class Progress(Callback):
-    """A bar on a terminal: steps of total, return, epsilon, steps/s, time left. Elsewhere one line an evaluation."""
+    """On a terminal a bar with return, epsilon, steps/s and time left; otherwise one line per evaluation."""
 
     def __init__(self, run: Run, *, refresh_seconds: PositiveFloat = 0.2):
         """
         Args:
-            refresh_seconds: least time between two drawings of the bar.
+            refresh_seconds: least time between two updates of the bar.
         """
         self.run, self.refresh_seconds = run, refresh_seconds
         self.bar: Any = None
@@ -45,16 +45,16 @@ class Progress(Callback):
             unit_scale=True,
             bar_format=FORMAT,
             mininterval=self.refresh_seconds,
-            smoothing=0.05,  # over some evaluations, which take time too
+            smoothing=0.05,  # averages over evaluations, which take time too
             dynamic_ncols=has_width,
-            ncols=None if has_width else 100,  # tqdm draws nothing on a terminal that does not know its width
+            ncols=None if has_width else 100,  # tqdm draws nothing if the terminal reports no width
             file=sys.stderr,
         )
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         if self.bar is None:
             return
-        step = min(trainer.datamodule.step, self.run.total_steps)  # the last round may go beyond
+        step = min(trainer.datamodule.step, self.run.total_steps)  # the last round may exceed the total
         if self.bar.update(step - self.bar.n):  # drawn just now
             seen = trainer.callback_metrics
             texts = [text.format(float(seen[name])) for name, text in SHOWN.items() if name in seen]

@@ -1,4 +1,4 @@
-"""Training metrics and episodes, written down every so many steps."""
+"""Records training metrics and episodes at regular intervals."""
 
 import time
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class Recorder(Callback):
             self.record(trainer, pl_module, step)
 
     def record(self, trainer: Any, algorithm: Algorithm, step: int) -> None:
-        """Write down what happened since the last record."""
+        """Record what happened since the last record."""
         self._recorded = step
         data = trainer.datamodule
         algorithm.check_loss()
@@ -82,7 +82,7 @@ class Recorder(Callback):
         elapsed, steps = now - self._clock, step - self._clock_step
         self._clock, self._clock_step = now, step
         by_strategy = trainer.strategy.seconds if isinstance(trainer.strategy, Parallelism) else {}
-        learning = algorithm.learning_seconds - sum(by_strategy.values())  # which are spent in gradient steps
+        learning = algorithm.learning_seconds - sum(by_strategy.values())  # which is part of the gradient steps
         spent = {**trainer.datamodule.seconds, "learning": learning, **by_strategy}
         shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
         self._seconds = spent
@@ -107,7 +107,7 @@ class Recorder(Callback):
 
 
 def means(values: Mapping[str, Any]) -> dict[str, float]:
-    """Of each its mean; a GPU is asked once for all."""
+    """The mean of each, with a single transfer from a GPU."""
     found = {name: torch.as_tensor(value).mean() for name, value in values.items()}
     there = [name for name, mean in found.items() if mean.is_cuda]
     if there:
@@ -117,7 +117,7 @@ def means(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def gather(items: list[Any]) -> list[Any]:
-    """The items of all ranks, in the order of the ranks."""
+    """The items of all ranks, in rank order."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return items
     parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]

@@ -21,7 +21,7 @@ class Validation(Callback):
     Every rank measures all of it, so that a network whose weights are spread over the ranks can be asked.
     """
 
-    needs: ClassVar[dict[str, str]] = {"evaluate": "are measured on held-out rows of a data set"}
+    needs: ClassVar[dict[str, str]] = {"evaluate": "learn from a data set"}
 
     def __init__(self, run: Run, *, picture: bool = True):
         """

@@ -1,4 +1,4 @@
-"""Where rounds come from: streams of experience, data sets, or the model itself."""
+"""Data modules: experience, data sets, or the transition model itself."""
 
 from downpour.data.dataset_data import DatasetData
 from downpour.data.model_data import ModelData

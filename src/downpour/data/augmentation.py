@@ -37,7 +37,7 @@ class Augmentation:
         if self.shift or self.crop or self.flip:
             if inputs.ndim != 4:
                 name = next(n for n in ("shift", "crop", "flip") if getattr(self, n))
-                advice = f"needs images, the inputs are {list(inputs.shape[1:])}; only noise fits all"
+                advice = f"needs images, not {list(inputs.shape[1:])}; only noise applies to any input"
                 raise ConfigError(f"data.augmentation.{name}", getattr(self, name), advice)
             if self.crop >= min(inputs.shape[2:]):
                 raise ConfigError("data.augmentation.crop", self.crop, f"images are only {list(inputs.shape[2:])}")

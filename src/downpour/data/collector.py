@@ -1,4 +1,4 @@
-"""Stepping a vector environment, in blocks of rows."""
+"""Stepping a vector environment, recorded as blocks of rows."""
 
 import logging
 import time
@@ -31,7 +31,7 @@ class Episode(NamedTuple):
 
 
 def row_dtype(observation_space: gym.Space, action_space: gym.Space, stack: int) -> np.dtype:
-    """A row as a structured type; of a stack of frames it holds the newest."""
+    """The structured type of a row; of stacked frames it holds the newest."""
     observed, kind = observation_space.shape or (), observation_space.dtype
     is_box = isinstance(action_space, gym.spaces.Box)
     return np.dtype(
@@ -47,28 +47,28 @@ def row_dtype(observation_space: gym.Space, action_space: gym.Space, stack: int)
 
 
 class Collector:
-    """Steps environments and writes what happens as rows.
+    """Steps environments and records rows.
 
-    A row is what one environment hands out at one moment, and the action that led there: `observation`, `action`,
+    A row is what one environment returns at one step, and the action that led there: `observation`, `action`,
     `reward`, `terminated`, `truncated`, and `first`, which is true for the observation of a reset. Two neighbouring
     rows of an environment are a transition, unless the later one is `first`. The true last observation of an episode
-    is a row like any other (NEXT_STEP autoreset), so a truncated episode needs nothing special.
+    is a row like any other (NEXT_STEP autoreset), so truncated episodes need no special treatment.
 
-    An environment may tell in its information what is to be learned from instead of what happened (`learned_reward`,
-    `learned_terminated`: Atari's clipped rewards and lost lives): rows hold that, episodes what happened.
+    An environment's info may contain values to learn from instead (`learned_reward`, `learned_terminated`: Atari's
+    clipped rewards and lost lives). Rows record these, `episodes` the true ones.
 
     Attributes:
-        finished: episodes that each environment has ended since the last reset of all of them.
+        finished: episodes that each environment has finished since the last reset of all.
     """
 
     def __init__(self, environments: VectorEnv, run: Run, *, stack: int = 1):
         """
         Args:
-            stack: observations are so many frames (see `Environment`), and rows hold the newest only.
+            stack: frames per observation (see `Environment`); rows hold the newest only.
         """
         self.environments, self.run, self.stack = environments, run, stack
         self._halves = halves(environments)
-        self._begun: np.ndarray | None = None  # the actions of a step that is under way
+        self._begun: np.ndarray | None = None  # the actions of a step in progress
         self.num_envs = environments.num_envs
         self.vector_steps = 0
         self.episodes: list[Episode] = []
@@ -90,7 +90,7 @@ class Collector:
 
     @property
     def env_steps(self) -> int:
-        """Environment steps so far over all ranks; the reset a vector environment makes in between counts as one."""
+        """Environment steps so far over all ranks; the reset of a vector environment counts as one."""
         return self.own_steps * self.run.synchronous_replicas + self.run.others.steps
 
     def start(self) -> TensorDict:
@@ -103,7 +103,7 @@ class Collector:
         return _tensors(rows)
 
     def abandon(self) -> None:
-        """Let a step that is under way come to its end, and forget it."""
+        """Finish a step in progress and discard it."""
         if self._begun is not None and self._halves is not None:
             self._halves[1]()
         self._begun = None
@@ -125,13 +125,13 @@ class Collector:
         Args:
             steps: vector steps.
             act: from observations [num_envs, *shape] to actions [num_envs, *shape], as a NumPy array.
-            until: asked after each step; yes ends the block early.
+            until: called after each step; True ends the block early.
 
         Returns:
             Rows [steps, num_envs], or fewer.
         """
         if self._observation is None:
-            raise RuntimeError("start() comes first")
+            raise RuntimeError("call start() first")
         rows = self.blank(steps)
         for t in range(steps):
             begin = time.perf_counter()
@@ -156,7 +156,7 @@ class Collector:
         return _tensors(rows)
 
     def begin(self, act: Act) -> None:
-        """Choose the next action already; an environment that can goes on with it until the next `collect`."""
+        """Select the next action now; environments that can execute it in the background until the next `collect`."""
         before = time.perf_counter()
         self._begun = act(torch.from_numpy(self._observation))
         if self._halves is not None:
@@ -187,17 +187,17 @@ class Collector:
         return {name: np.zeros((*shape, *each.shape), each.base) for name, each in types.items()}
 
     def counters(self) -> dict[str, Any]:
-        """All that decides what comes after the next `start`, as plain data."""
+        """The state needed to continue after the next `start`, as plain data."""
         episodes = [list(episode) for episode in self.episodes]
         return {"vector_steps": self.vector_steps, "restarts": self._restarts, "episodes": episodes}
 
     def restore_counters(self, state: dict[str, Any]) -> None:
-        """Go on where `counters` was called, from a `start`."""
+        """Restore what `counters` returned; continue with `start`."""
         self.vector_steps, self._restarts = state["vector_steps"], state["restarts"]
         self.episodes = [Episode(*episode) for episode in state["episodes"]]
 
     def capture(self) -> dict[str, Any]:
-        """All that decides what comes next, as plain data. `environments` is None where they cannot be frozen."""
+        """The complete state, as plain data. `environments` is None if they cannot be pickled."""
         frozen = freeze_environments(self.environments)
         return {
             "environments": None if frozen is None else torch.frombuffer(bytearray(frozen), dtype=torch.uint8),
@@ -211,9 +211,9 @@ class Collector:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `capture` was called; what could not be frozen goes on from the reset made just before."""
+        """Restore what `capture` returned; environments that could not be pickled continue from a reset."""
         self.restore_counters(state)
-        self._reset()  # some build their state at the first reset
+        self._reset()  # some environments create their state at the first reset
         if state["environments"] is None:
             return
         thaw_environments(self.environments, state["environments"].numpy().tobytes())

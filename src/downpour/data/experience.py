@@ -52,10 +52,10 @@ class Experience(Stream):
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         for module in policy.modules():
             if isinstance(module, BatchNormalization):
-                advice = "statistics of a batch of experience are not those of the next; use layer, rms or none"
+                advice = "batch statistics change with the policy; use layer, rms or none"
                 raise ConfigError("model.normalization", "batch", advice)
             if isinstance(module, torch.nn.Dropout) and module.p > 0:
-                advice = "would leave hidden units out of acting, targets and ratios at random; use 0 where one acts"
+                advice = "would make actions and targets random; use 0 with an environment"
                 raise ConfigError("model.dropout", module.p, advice)
         if self.trainer.strategy.root_device.type == "cuda":  # type: ignore[union-attr]
             self.seconds["transfer"] = 0.0

@@ -1,4 +1,4 @@
-"""An append-only record of rows on disk, so that a checkpoint of a full replay costs only what is new."""
+"""An append-only journal of rows on disk, so that a checkpoint of the replay buffer writes only new rows."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 class Journal:
     """Rows of one fixed type, numbered from 0, in segment files.
 
-    Row i always lies at the same place of the same file. A run that goes on from an older checkpoint therefore writes
-    over the rows of its abandoned future, and never reads them.
+    Row i is always at the same position of the same file. A run that resumes from an older checkpoint overwrites the
+    rows written after it, and never reads them.
     """
 
     def __init__(self, directory: Path, dtype: np.dtype, segment: int):

@@ -1,11 +1,11 @@
-"""Replay: every observation once, transitions read as pairs of neighbours."""
+"""A replay buffer that stores every observation once and reads transitions as adjacent rows."""
 
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # TorchRL announces every storage it makes
+os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # TorchRL logs every storage it creates
 
 import numpy as np
 import torch
@@ -18,11 +18,11 @@ from downpour.data.samplers import Prioritized, Uniform
 
 
 class Replay:
-    """A ring of rows (see `Collector`), those of several environments interleaved.
+    """A ring buffer of rows (see `Collector`), with several environments interleaved.
 
-    The row before row j of the same environment is j - num_envs, so the transition that ends at j is read as the pair
-    of them: neither a next observation nor a stack is ever stored. Transitions are drawn by the row they end at; rows
-    that end none (a reset, the oldest of the ring, or one whose n-step window is not complete yet) never are.
+    The row before row j of the same environment is j - num_envs, so the transition that ends at j is that pair:
+    neither next observations nor stacks are stored. Transitions are sampled by the row they end at, never from rows
+    that end none (a reset, the oldest rows, or rows whose n-step window is incomplete).
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Replay:
         Args:
             capacity: rows, rounded up to a multiple of `num_envs`.
             num_envs: environments that write.
-            generator: every draw comes from it.
+            generator: used for all sampling.
             gamma: discount, for returns over `n_step` steps.
             alpha: exponent of prioritized sampling (Schaul et al. 2016, eq. 1); None samples uniformly.
-            stack: frames that an observation is made of; a row holds the newest, zeros stand before an episode's first.
+            stack: frames per observation; a row holds the newest; zeros precede an episode's first.
             directory: keep the ring in memory-mapped files there; None keeps it in memory.
         """
         self.num_envs, self.gamma, self.n_step, self.alpha, self.stack = num_envs, gamma, n_step, alpha, stack
@@ -52,19 +52,19 @@ class Replay:
         self.count = 0  # rows ever written
         self.generator = generator
         storage = (
-            LazyMemmapStorage(self.capacity, scratch_dir=directory, existsok=True)  # a resumed run fills it anew
+            LazyMemmapStorage(self.capacity, scratch_dir=directory, existsok=True)  # a resumed run refills it
             if directory
             else LazyTensorStorage(self.capacity)
         )
         sampler = Uniform(self) if alpha is None else Prioritized(self, alpha)
-        # A list would be the default batch; identity keeps the tensors as they come.
+        # The default collates to a list; this keeps the tensors.
         self.buffer = ReplayBuffer(storage=storage, sampler=sampler, collate_fn=lambda rows: rows)
         self.buffer.set_rng(generator)
 
     def extend(self, rows: TensorDict) -> None:
         """Append rows [steps, num_envs]."""
         steps = self.capacity // self.num_envs
-        for block in rows.split(steps):  # a block longer than the ring would overwrite itself
+        for block in rows.split(steps):  # a block longer than the buffer would overwrite itself
             self.buffer.extend(block.reshape(-1))
             self.count += block.numel()
 
@@ -94,7 +94,7 @@ class Replay:
         return batch.view(updates, batch_size)
 
     def latest(self, steps: int) -> TensorDict:
-        """The transitions of the newest `steps` complete steps in the order they happened.
+        """The transitions of the newest `steps` complete steps, in order.
 
         Returns:
             [steps, num_envs] as `sample`; `weight` is 0 where an environment was being reset.
@@ -119,11 +119,11 @@ class Replay:
 
     @property
     def _reach(self) -> int:
-        """Oldest steps in the ring that end no transition: the frames before them are gone, or there were none."""
+        """Oldest steps that end no transition, because the frames before them are missing."""
         return self.stack if self.count > self.capacity else 1
 
     def incomplete(self) -> Tensor:
-        """Rows that end no transition because what is before or after them is not in the ring."""
+        """Rows that end no transition because preceding or following rows are not in the buffer."""
         oldest = max(0, self.count - self.capacity)
         newest = self.count - min(self.count, (self.n_step - 1) * self.num_envs)
         reached = min(oldest + self.num_envs * self._reach, self.count)
@@ -131,7 +131,7 @@ class Replay:
         return rows % self.capacity
 
     def transitions(self, index: Tensor) -> TensorDict:
-        """The transitions that end their first step at these rows; see `sample`."""
+        """The transitions whose first step ends at these rows; see `sample`."""
         reward = self.field("reward")[index]
         terminated = self.field("terminated")[index]
         discount = torch.full_like(reward, self.gamma)
@@ -165,7 +165,7 @@ class Replay:
             return self.field("observation")[before], self.field("observation")[last]
         if self.n_step > 1:
             return self.frames(before, self.stack), self.frames(last, self.stack)
-        both = self.frames(index, self.stack + 1)  # they share all frames but one
+        both = self.frames(index, self.stack + 1)  # they share all but one frame
         return both[:, :-1], both[:, 1:]
 
     def frames(self, index: Tensor, depth: int) -> Tensor:
@@ -175,7 +175,7 @@ class Replay:
         first = self.field("first")[rows].long()
         ring = self.field("observation")
         frames = ring.index_select(0, rows.flatten())
-        gone = first.sum(-1, keepdim=True) > first.cumsum(-1)  # an episode began later
+        gone = first.sum(-1, keepdim=True) > first.cumsum(-1)  # from before the episode began
         frames.index_fill_(0, gone.flatten().nonzero().squeeze(-1), 0)  # a mask would take ten times as long
         return frames.view(*rows.shape, *ring.shape[1:])
 
@@ -184,7 +184,7 @@ class Replay:
         self.buffer.update_priority(index.reshape(-1), td_error.abs().reshape(-1))
 
     def field(self, name: str) -> Tensor:
-        """One column of the ring: [rows, ...]."""
+        """One column of the buffer: [rows, ...]."""
         return self.buffer.storage._storage[name]
 
     def end_episodes(self) -> None:
@@ -193,7 +193,7 @@ class Replay:
         self.field("truncated")[newest] |= ~self.field("terminated")[newest]
 
     def capture(self, journal: Journal, saved: int) -> dict[str, Any]:
-        """Have the rows from number `saved` on in the journal; return the rest of the state as plain data."""
+        """Write rows `saved` onwards to the journal; return the rest of the state as plain data."""
         begin, buffer = max(saved, self.count - self.capacity), np.empty(self._piece, journal.dtype)
         while begin < self.count:
             place = begin % self.capacity
@@ -209,7 +209,7 @@ class Replay:
         return state
 
     def restore(self, state: dict[str, Any], journal: Journal) -> None:
-        """Become the ring that `capture` saw."""
+        """Restore the buffer from `capture` and the journal."""
         count = state["count"]
         first = max(0, count - self.capacity)
         self.buffer.writer.load_state_dict({"_cursor": first % self.capacity, "_write_count": first})
@@ -224,5 +224,5 @@ class Replay:
 
     @property
     def _piece(self) -> int:
-        """Rows that are copied at once: a ring of pixels must not be in memory twice."""
+        """Rows copied at a time: a buffer of pixels must not be in memory twice."""
         return max(1, min(self.capacity, 1024))

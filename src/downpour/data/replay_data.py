@@ -79,7 +79,7 @@ class ReplayData(Experience):
         least = (n_step + 1 + stack) * num_envs
         rows = capacity if replay else least + round_steps * num_envs
         if rows < least:
-            raise ConfigError("data.capacity", capacity, f"holds no transition; at least {least}")
+            raise ConfigError("data.capacity", capacity, f"is too small for a transition; use at least {least}")
         directory = run.directory / "replay" / f"ring{run.rank}" if storage == "disk" else None
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self.check_room({"replay": replay, "capacity": rows, "storage": storage}, environment, run, processes)
@@ -216,9 +216,8 @@ class ReplayData(Experience):
         self.collector.restore(state["collector"])
         self._journal_from = self._journal_previous = self.memory.count
         if state["collector"]["environments"] is None:
-            log.info(
-                "%s cannot be saved: going on from the start of an episode", type(self.collector.environments).__name__
-            )
+            name = type(self.collector.environments).__name__
+            log.info("the state of %s cannot be saved: continuing with new episodes", name)
         self._started = True
 
     def _journal(self) -> Journal:

@@ -1,4 +1,4 @@
-"""The on-policy streams: blocks of consecutive steps, or whole episodes, each learned from once."""
+"""On-policy data: rollouts of fixed length, or whole episodes, each used once."""
 
 import logging
 import math
@@ -23,9 +23,9 @@ class RolloutData(Experience):
     """Rounds of `round_steps` consecutive steps of `num_envs` environments, in order.
 
     A round is rows [round_steps + 1, num_envs] as `Collector` writes them, each observation once: row t + 1 holds the
-    action taken in row t and what came of it. `weight` is 1 where a row ends a transition, 0 in the first row and
-    where an environment was being reset. The row after a row is always what a bootstrap must look at, the true last
-    observation of a truncated episode included. The last row of a round is the first of the next.
+    action taken in row t and its outcome. `weight` is 1 where a row ends a transition, 0 in the first row and where an
+    environment was being reset. The next row always has the observation to bootstrap from, including the true last
+    observation of a truncated episode. The last row of a round is the first of the next.
     """
 
     stream = "rollout"
@@ -56,7 +56,7 @@ class RolloutData(Experience):
     def capture(self) -> dict[str, Any]:
         """This rank's part of a checkpoint, between two rounds."""
         collector = self.collector.capture()
-        if collector["environments"] is None:  # start them anew at each checkpoint, in the uninterrupted run too
+        if collector["environments"] is None:  # restart them at each checkpoint, in an uninterrupted run too
             self._last = self.collector.start()
             collector = self.collector.capture()
         last = {name: value.clone() for name, value in self._last.items()} if self._last is not None else {}
@@ -69,16 +69,16 @@ class RolloutData(Experience):
         self._last = TensorDict(state["last"], batch_size=[1, self.num_envs])
         if state["collector"]["environments"] is None:
             name = type(self.collector.environments.unwrapped).__name__
-            log.info("%s cannot be saved: going on from the start of an episode", name)
+            log.info("the state of %s cannot be saved: continuing with new episodes", name)
         self._started = True
 
 
 class EpisodeData(Experience):
-    """Rounds of whole episodes, for rules that need the sum of all rewards to come, (30)-(33).
+    """Rounds of whole episodes, for algorithms that need the complete return, (30)-(33).
 
     Every environment is reset, then plays the same number of episodes to their end: taking the first that finish would
-    favour short ones. Rows are as in `RolloutData`, as many as the longest took; what an environment does after its
-    last episode has `weight` 0. Nothing is under way between two rounds, so a checkpoint holds two counters.
+    favour short ones. Rows are as in `RolloutData`, as many as the longest episodes need; rows after an environment's
+    last episode have `weight` 0. No episode spans two rounds, so a checkpoint needs only counters.
     """
 
     stream = "episodes"
@@ -111,11 +111,11 @@ class EpisodeData(Experience):
         blocks = [self.collector.start()]
         while not self._complete():
             if sum(map(len, blocks)) > self.max_round_steps:
-                advice = "the episodes have not ended by then; cut them with env.max_episode_steps"
+                advice = "some episodes are longer than this; limit them with env.max_episode_steps"
                 raise TrainingError(f"data.max_round_steps={self.max_round_steps}: {advice}")
             blocks.append(self.collector.collect(self.BLOCK, self._act, until=self._complete))
         self._forget_surplus(known)
-        if self.run.synchronous_replicas > 1:  # ranks wait for the longest, so its steps count for all
+        if self.run.synchronous_replicas > 1:  # ranks wait for the longest, whose steps count for all
             longest = torch.tensor(self.collector.vector_steps)
             dist.all_reduce(longest, dist.ReduceOp.MAX)
             self.collector.vector_steps = int(longest)
@@ -130,7 +130,7 @@ class EpisodeData(Experience):
         return bool((self.collector.finished >= self.episodes_per_env).all())
 
     def _forget_surplus(self, known: int) -> None:
-        """Leave out of the record what an environment played after its last episode of the round."""
+        """Remove from the log what an environment played after its last episode of the round."""
         played = np.zeros(self.num_envs, np.int64)
         kept = []
         for episode in self.collector.episodes[known:]:

@@ -1,4 +1,4 @@
-"""Which rows of a ring are drawn."""
+"""Samplers of the replay buffer."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,12 @@ from torchrl.data.replay_buffers.samplers import RandomSampler, Sampler
 if TYPE_CHECKING:
     from downpour.data.replay import Replay
 
-EPSILON = 1e-8  # no priority is 0
-BLOCK = 256  # rows whose priorities are added up once and for all
+EPSILON = 1e-8  # keeps priorities positive
+BLOCK = 256  # rows whose priorities are summed together
 
 
 class Uniform(RandomSampler):
-    """TorchRL's draws, those of rows that end no transition made again."""
+    """TorchRL's uniform sampling, repeated for rows that end no transition."""
 
     def __init__(self, replay: "Replay"):
         super().__init__()
@@ -32,7 +32,7 @@ class Uniform(RandomSampler):
             index, _ = super().sample(storage, missing + missing // 8 + 4)
             index = index[self.replay.is_transition(index)]
             if not len(index) and not self.replay.has_transitions():
-                raise LookupError("the ring holds no transition yet")
+                raise LookupError("the replay buffer contains no transition yet")
             kept.append(index[:missing])
             missing -= len(kept[-1])
         return torch.cat(kept), {}
@@ -41,12 +41,12 @@ class Uniform(RandomSampler):
 class Prioritized(Sampler):
     """Row i with probability p_i^alpha / sum p^alpha, p = |delta| (Schaul et al. 2016, eq. 1 and section 3.3).
 
-    Sums over blocks of rows are kept; a draw adds up those, then the rows of the blocks it falls in. TorchRL's own
-    sampler keeps a tree in C++, in an extension that loads with one version of Torch only.
+    Two-level sampling from sums over blocks of rows. TorchRL's own sampler is a C++ sum tree, in an extension that
+    loads with one version of Torch only.
 
     Attributes:
         mass: p^alpha of the transition that ends at each row; 0 for the row of a reset.
-        greatest: the largest p so far; a new transition starts with it.
+        greatest: the largest p so far, given to new transitions.
         beta: exponent of the importance weights.
     """
 
@@ -64,16 +64,16 @@ class Prioritized(Sampler):
         self._put(index, (self.greatest + EPSILON) ** self.alpha * is_step.double())
 
     def _put(self, index: Tensor, mass: Tensor) -> None:
-        self.mass.numpy()[index.numpy()] = mass.numpy()  # by way of NumPy, which promises that the last counts
+        self.mass.numpy()[index.numpy()] = mass.numpy()  # NumPy guarantees that the last duplicate wins
         self._add_up((index // BLOCK).unique())
 
     def _add_up(self, block: Tensor) -> None:
         cells = self._cells[block]
-        self._sum[block] = cells.cumsum(1)[:, -1]  # in the order of the rows, whatever the number of blocks
+        self._sum[block] = cells.cumsum(1)[:, -1]  # in the order of the rows, so that the sum is reproducible
         self._least[block] = torch.where(cells > 0, cells, torch.inf).amin(1)
 
     def update_priority(self, index: Tensor, priority: Tensor, *, storage: Any = None) -> None:
-        """Of a row given twice the last counts."""
+        """For duplicate rows the last one wins."""
         self._put(index, (priority.double() + EPSILON) ** self.alpha)
         self.greatest = max(self.greatest, float(priority.max()))
 
@@ -96,7 +96,7 @@ class Prioritized(Sampler):
     def _draw(self, batch_size: int) -> Tensor:
         total = self._sum.cumsum(0)
         if total[-1] == 0:
-            raise LookupError("the ring holds no transition yet")
+            raise LookupError("the replay buffer contains no transition yet")
         drawn = torch.rand(batch_size, dtype=torch.float64, generator=self.replay.generator) * total[-1]
         block = torch.searchsorted(total, _below(drawn, total[-1]), right=True)
         rows = self._cells[block].cumsum(1)
@@ -123,5 +123,5 @@ class Prioritized(Sampler):
 
 
 def _below(value: Tensor, bound: Tensor) -> Tensor:
-    """Less than the bound by at least the last bit: a row of no mass must not be hit by rounding."""
+    """Strictly less than the bound, so that rounding cannot select a row of zero mass."""
     return torch.minimum(value, torch.nextafter(bound, torch.zeros_like(bound)))

@@ -1,4 +1,4 @@
-"""A data set, and the checks it must pass before anything is trained on it."""
+"""A data set and its checks."""
 
 import math
 import mmap
@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from downpour.config import ConfigError
 
-VALUES_AT_ONCE = 2**20  # 8 MB of float64: neither a check nor a mean must need a second copy of the data
+VALUES_AT_ONCE = 2**20  # 8 MB of float64: checks and means must not need a second copy of the data
 
 
 @dataclass
@@ -22,12 +22,12 @@ class Samples:
     Attributes:
         inputs: [rows, *shape] of float32; images [rows, channels, height, width], sequences [rows, time, features].
         targets: [rows] of int64 class numbers, [rows, time] of them, or [rows, outputs] of float32.
-        classes: names of the classes; None where the targets are numbers.
-        origin: what messages call it (a file, say).
+        classes: names of the classes; None for regression.
+        origin: its name in messages, such as a file.
         columns: names of the input's columns, where it has any.
         line_of: row -> the line of a file that it stands in; None where there is no such file.
-        holes: inputs may be NaN: the mean of the training rows is filled in.
-        test_from: rows from here on are the data set's own test split; None leaves the split to chance.
+        holes: inputs may be NaN, to be filled with the mean of the training rows.
+        test_from: first row of the official test split; None draws one.
     """
 
     inputs: np.ndarray
@@ -51,7 +51,7 @@ class Samples:
 
     @property
     def target_space(self) -> gym.Space:
-        """One target: Discrete for a class, MultiDiscrete for one at each time, Box for numbers."""
+        """One target: Discrete for a class, MultiDiscrete for a class per time step, Box for regression."""
         if self.classes is None:
             return spaces.Box(-np.inf, np.inf, self.targets.shape[1:], np.float32)
         if self.targets.ndim == 1:
@@ -59,7 +59,7 @@ class Samples:
         return spaces.MultiDiscrete(np.full(self.targets.shape[1], len(self.classes)))
 
     def check(self) -> "Samples":
-        """Itself, if every value can be learned from.
+        """Check every value; returns itself.
 
         Raises:
             ConfigError: an input or target that is not a finite number, or a label out of range; names row and column.
@@ -81,7 +81,7 @@ class Samples:
         return self
 
     def _finite(self, block: np.ndarray, begin: int, columns: Sequence[str] | None, what: str) -> None:
-        if np.isfinite(np.sum(block)):  # one pass without a copy; a sum of finite floats may overflow, hence below
+        if np.isfinite(np.sum(block)):  # fast path; a sum of finite floats may overflow, hence the rest
             return
         bad = np.isinf if self.holes else _is_not_finite
         wrong = np.argwhere(bad(block.reshape(len(block), -1)))
@@ -90,7 +90,7 @@ class Samples:
             value = block.reshape(len(block), -1)[row, column]
             name = f"column {columns[column]}" if columns is not None else f"{what} column {column}"
             where = f"{self._place(begin + row)}, {name}"
-            raise ConfigError(message=f"{where}: {value} is not a finite number; mend or drop the row")
+            raise ConfigError(message=f"{where}: {value} is not a finite number; fix or remove the row")
 
     def _place(self, row: int) -> str:
         return f"{self.origin}, row {row}" if self.line_of is None else f"{self.origin}, line {self.line_of(row)}"
@@ -104,7 +104,7 @@ def as_images(rows: np.ndarray, shape: Sequence[int], origin: str) -> np.ndarray
     """Flat rows [rows, pixels] as [rows, *shape].
 
     Raises:
-        ConfigError: a row has not as many values as such an image.
+        ConfigError: a row has the wrong number of values.
     """
     wanted = int(np.prod(shape))
     if rows.shape[1] != wanted:
@@ -119,7 +119,7 @@ def split(
     """Disjoint row numbers of `train`, `validation` and `test`, drawn from `rng`.
 
     Args:
-        validation, test: parts of all rows; `test` is not used where the data set has its own test split.
+        validation, test: fractions of all rows; `test` is not used with an official test split.
         test_from: first row of that split.
 
     Raises:
@@ -141,12 +141,12 @@ def split(
 
 
 def blocks(values: np.ndarray) -> Iterator[slice]:
-    """Rows to be worked on together, one block after another; a mapped file's pages are given back after each."""
+    """Process rows block by block; a memory-mapped file's pages are released after each."""
     size = max(1, VALUES_AT_ONCE // max(1, math.prod(values.shape[1:])))
     for begin in range(0, len(values), size):
         yield slice(begin, min(begin + size, len(values)))
         if isinstance(values, np.memmap) and values.mode == "r":
-            # Pages that have been read stay in this process's memory otherwise. `_mmap`: NumPy gives no other way.
+            # Otherwise the pages stay resident. NumPy offers no public access to the mapping.
             values._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
 
@@ -168,7 +168,7 @@ def fit(values: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if first < last:
                 yield values[rows[first:last]]
 
-    # Sums without the holes; a column that is all holes has the mean 0.
+    # Sums ignore NaN; a column of NaN has mean 0.
     count: Any = 0
     mean: Any = 0
     square: Any = 0

@@ -1,4 +1,4 @@
-"""Environments to act in: Gymnasium's, alone and in vectors, and small ones of our own."""
+"""Environments: Gymnasium's, single and vectorized, and small textbook examples."""
 
 from gymnasium import register
 

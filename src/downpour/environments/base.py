@@ -1,4 +1,4 @@
-"""What an environment is to a run: spaces, single environments to look at, vectors of them to act in."""
+"""The interface of an environment: its spaces, single instances and vectors."""
 
 import difflib
 from abc import ABC, abstractmethod
@@ -12,14 +12,14 @@ from downpour.config import ConfigError, how_to_install
 
 
 class Environment(ABC):
-    """An environment; `vector` and `single` make environments of it.
+    """An environment; `vector` and `single` create instances.
 
     Attributes:
         id: its name, for messages and reports.
         observation_space, action_space: of one environment.
         solved_at: the mean return at which it counts as solved, or None.
-        stack: how many of the newest frames an observation is made of, the oldest first along its first axis, zeros
-            before an episode's first; 1 where it is something else. Replay then stores each frame once.
+        stack: number of frames in an observation, oldest first along its first axis, zeros before an episode's
+            first; 1 if observations are not stacks. Replay stores each frame once.
     """
 
     id: str
@@ -30,11 +30,11 @@ class Environment(ABC):
 
     @abstractmethod
     def single(self, render_mode: str | None = None) -> gym.Env:
-        """One environment, for a look or a video."""
+        """A single environment, for its spaces or a video."""
 
     @abstractmethod
     def vector(self, num_envs: int) -> VectorEnv:
-        """`num_envs` environments stepped together; NEXT_STEP autoreset, so that the true last observation is seen."""
+        """`num_envs` environments stepped together, with NEXT_STEP autoreset: final observations are returned."""
 
 
 def pick_game(game: str, games: Sequence[str]) -> str:
@@ -50,5 +50,5 @@ def pick_game(game: str, games: Sequence[str]) -> str:
 
 
 def needs_extra(package: str, extra: str) -> Any:
-    """What to raise where the package of an optional environment is not installed."""
+    """The error for an optional environment whose package is not installed."""
     return ConfigError("env", extra, f"needs {package}, which is not installed; {how_to_install(extra)}")

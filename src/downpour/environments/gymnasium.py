@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Gymnasium(Environment):
-    """Any registered environment; dictionaries and tuples of observations are flattened, images get channels first."""
+    """Any registered environment; Dict and Tuple observations are flattened, images converted to channels-first."""
 
     def __init__(
         self,
@@ -36,16 +36,16 @@ class Gymnasium(Environment):
         """
         Args:
             id: a registered id; "module:Name-v0" imports the module that registers it first.
-            vectorization: `auto` takes the environment's own vector version where it has one; `table` draws from the
-                transition table that the environment shows, many times faster than stepping it.
+            vectorization: `auto` uses the environment's own vector version if it has one; `table` samples from its
+                transition table, many times faster than stepping it.
             max_episode_steps: cut (truncate) episodes here; None keeps the registered limit.
-            trials: environment i shows states of its own, those of copy i modulo `trials`: on a table as many learners
-                that have nothing to do with each other.
-            kwargs: handed to the environment.
+            trials: number of independent copies of the state space; environment i uses copy i modulo `trials`, so
+                that a table learns that many independent trials.
+            kwargs: arguments of the environment.
 
         Raises:
-            ConfigError: no such id, a package it needs is not installed, actions that no rule chooses, or no table
-                where one is needed.
+            ConfigError: no such id, a missing package, an unsupported action space, or no transition table where one
+                is needed.
         """
         self.id, self.vectorization, self.trials, self.kwargs = id, vectorization, trials, kwargs or {}
         module, _, name = id.rpartition(":")
@@ -61,10 +61,8 @@ class Gymnasium(Environment):
         self.wrapped = isinstance(probe, gym.wrappers.FlattenObservation | ChannelsFirst)
         self.observation_space, self.action_space = probe.observation_space, probe.action_space
         if not isinstance(self.action_space, spaces.Discrete | spaces.Box):
-            advice = f"its actions are {self.action_space}; every rule here chooses one of a Discrete space or a Box of"
-            raise ConfigError(
-                "env.id", id, f"{advice} numbers: register it with a wrapper that makes them one of these"
-            )
+            advice = f"its action space is {self.action_space}, but only Discrete and Box are"
+            raise ConfigError("env.id", id, f"{advice} supported: register it with a wrapper that converts it")
         if vectorization == "table":
             table_in(probe)
             self.observation_space = copied_states(self.observation_space, trials)
@@ -76,17 +74,17 @@ class Gymnasium(Environment):
 
     def single(self, render_mode: str | None = None) -> gym.Env:
         try:
-            # Not every environment knows the word.
+            # Not every environment accepts this argument.
             rendering: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}
             environment = gym.make(self.id, **rendering, **self.kwargs)
         except gym.error.DependencyNotInstalled as error:
             raise ConfigError("env.id", self.id, f"needs a package that is not installed ({error})") from None
         except TypeError as error:
-            raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not take them ({error})") from None
+            raise ConfigError("env.kwargs", self.kwargs, f"{self.id} does not accept them ({error})") from None
         return _readable(environment)
 
     def vector(self, num_envs: int) -> VectorEnv:
-        """Continuous actions are clipped to their bounds on the way in: a Gaussian policy knows none."""
+        """Continuous actions are clipped to their bounds, because Gaussian policies are unbounded."""
         if self.vectorization == "table":
             return TableVector(self.single(), num_envs, self.trials)
         has_own = self.vectorization == "auto" and self.spec.vector_entry_point is not None and not self.wrapped
@@ -103,13 +101,13 @@ class Gymnasium(Environment):
             )
         if environments.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise ConfigError(
-                "env.id", self.id, "its vector version has no NEXT_STEP autoreset; use env.vectorization=sync"
+                "env.id", self.id, "its vector version lacks NEXT_STEP autoreset; use env.vectorization=sync"
             )
         return _Clipped(environments) if isinstance(self.action_space, spaces.Box) else environments
 
 
 class _Clipped(VectorActionWrapper):
-    """Takes any action; the environments get the nearest one within the bounds. The spaces stay what they are."""
+    """Clips actions to their bounds; the spaces do not change."""
 
     def actions(self, actions: Any) -> Any:
         space: Any = self.single_action_space
@@ -117,7 +115,7 @@ class _Clipped(VectorActionWrapper):
 
 
 class ChannelsFirst(gym.ObservationWrapper):
-    """Images [height, width, channels] as [channels, height, width], which is how networks read them."""
+    """Converts images [height, width, channels] to [channels, height, width]."""
 
     def __init__(self, environment: gym.Env):
         super().__init__(environment)

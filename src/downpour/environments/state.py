@@ -80,7 +80,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if "." in name:
-            raise pickle.UnpicklingError(f"{module}.{name} is not a known class")
+            raise pickle.UnpicklingError(f"{module}.{name} is not an allowed class")
         if (module, name) in FUNCTIONS:
             return super().find_class(module, name)
         listed = module in CLASSES and (CLASSES[module] is None or name in (CLASSES[module] or ()))
@@ -91,7 +91,7 @@ class _Unpickler(pickle.Unpickler):
             own = listed or numpy_dtype or (_in(found.__module__, PACKAGES) and not _in(found.__module__, REFUSED))
             if isinstance(found, type) and own:
                 return found
-        raise pickle.UnpicklingError(f"{module}.{name} is not a known class")
+        raise pickle.UnpicklingError(f"{module}.{name} is not an allowed class")
 
 
 def thaw(data: bytes) -> Any:

@@ -105,7 +105,7 @@ def table_in(environment: gym.Env) -> Any:
     table = getattr(environment.unwrapped, "P", None)
     if table is None:
         name = environment.spec.id if environment.spec else type(environment.unwrapped).__name__
-        advice = "shows no transition table; use env=frozen_lake, cliff_walking, taxi, random_walk or mdp"
+        advice = "has no transition table; use env=frozen_lake, cliff_walking, taxi, random_walk or mdp"
         raise ConfigError("env.id", name, advice)
     return table
 

@@ -20,7 +20,7 @@ def table_of(environment: Environment) -> MDP:
     shown, in_all = (int(space.n) for space in (single.observation_space, environment.observation_space))  # type: ignore[attr-defined]
     if len(table) != shown:
         raise ConfigError(
-            "env.id", environment.id, "hides its state: an exact solution must see it; use env=frozen_lake"
+            "env.id", environment.id, "hides its state, so there is no exact solution; use env=frozen_lake"
         )
     if in_all != shown:
         raise ConfigError("env.trials", in_all // shown, "an exact solution is that of one environment: use 1")

@@ -1,4 +1,4 @@
-"""TensorBoard, told where the run lies."""
+"""TensorBoard event files in the run directory."""
 
 from collections.abc import Mapping
 from pathlib import Path

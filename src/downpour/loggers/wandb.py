@@ -93,7 +93,7 @@ class WandB(WandbLogger):
             run = wandb.init(**self._wandb_init, settings=settings)
         except wandb.Error as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
-            advice = f"{reason}. Without an account or a network: logger.wandb.mode=offline, `wandb sync` later"
+            advice = f"{reason}. Without an account or a network use logger.wandb.mode=offline, then `wandb sync`"
             raise ConfigError("logger.wandb.mode", self.mode, advice) from None
         directories.write_text(id_file, f"{run.id}\n")
         run.config.update(
@@ -142,7 +142,7 @@ class WandB(WandbLogger):
             if self.mode != "disabled":
                 self._add_results(run)
         except Exception as error:
-            log.warning("W&B did not take all results of the run: %s", error)
+            log.warning("not all results could be uploaded to W&B: %s", error)
         finally:
             run.finish(exit_code=exit_code(status, sys.exception()))
 

@@ -1,4 +1,4 @@
-"""Function classes: from observations (or inputs) to numbers."""
+"""Function classes."""
 
 from downpour.networks.basis import Basis, GivenFeatures, Tiles
 from downpour.networks.convolutional import ConvNet, ResNet

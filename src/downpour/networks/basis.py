@@ -44,7 +44,7 @@ class GivenFeatures(nn.Module):
         if not isinstance(input_space, spaces.Discrete):
             raise ConfigError("model", "features", f"needs a discrete observation, not {input_space}; use model=basis")
         if len(phi) != input_space.n or not phi[0] or len({len(row) for row in phi}) > 1:
-            raise ConfigError("model.phi", phi, f"needs {input_space.n} rows of one length, one for each state")
+            raise ConfigError("model.phi", phi, f"needs {input_space.n} rows of equal length, one per state")
         self.start = int(input_space.start)
         self.register_buffer("phi", torch.tensor(phi, dtype=torch.get_default_dtype()))
         self.linear = nn.Linear(len(phi[0]), outputs, bias=False)

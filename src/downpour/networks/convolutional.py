@@ -17,13 +17,11 @@ def image_shape(space: gym.Space, model: str) -> tuple[int, int, int]:
         ConfigError: the space is not of images, or their channels are not in front.
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
-        raise ConfigError(
-            "model", model, f"needs images [channels, height, width], the inputs are {space}: use model=mlp"
-        )
+        raise ConfigError("model", model, f"needs images [channels, height, width], not {space}: use model=mlp")
     channels, height, width = space.shape
     if min(channels, height) > 4 and (width in (3, 4) or (width == 1 and channels == height)):
-        advice = f"needs images [channels, height, width], the inputs are {list(space.shape)}, channels last it seems"
-        raise ConfigError("model", model, f"{advice}: bring them to the front, or use model=mlp")
+        advice = f"needs images [channels, height, width], but the inputs look channels-last: {list(space.shape)}"
+        raise ConfigError("model", model, f"{advice}; move the channels to the front, or use model=mlp")
     return channels, height, width
 
 

@@ -1,4 +1,4 @@
-"""From what an environment or a data set hands out to a flat vector of floats."""
+"""From observations or inputs of any type to a flat vector of floats."""
 
 import gymnasium as gym
 import torch
@@ -11,11 +11,11 @@ from downpour.config import ConfigError
 class Features(nn.Module):
     """[batch, *shape] of any dtype -> [batch, size] of floats.
 
-    A discrete input becomes its unit vector, bytes are divided by 255, the rest is flattened as it is.
+    Discrete inputs are one-hot encoded, bytes divided by 255, everything else is flattened.
 
     Attributes:
         size: length of the vector.
-        is_identity: the input is such a vector already, so that the layer may be left out.
+        is_identity: the input already is such a vector, so the layer can be omitted.
     """
 
     def __init__(self, space: gym.Space):
@@ -31,7 +31,7 @@ class Features(nn.Module):
             self.scale = 1 / 255 if space.dtype == "uint8" else 1.0
             self.is_identity = len(space.shape) == 1 and space.dtype in ("float32", "float64")
         else:
-            raise ConfigError("env.id", type(space).__name__, "observations of this kind cannot be fed to a network")
+            raise ConfigError("env.id", type(space).__name__, "observation spaces of this type are not supported")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.classes:

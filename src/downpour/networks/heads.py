@@ -1,4 +1,4 @@
-"""Policy heads: from a network's outputs to a distribution p(a, x; theta) over actions."""
+"""Action distributions p(a, x; theta), parametrized by a network's outputs."""
 
 from typing import Literal
 
@@ -14,26 +14,26 @@ from downpour.config import ConfigError, NonNegativeFloat, PositiveFloat, Positi
 
 
 class Head(nn.Module):
-    """What turns the outputs of a network into a distribution over actions.
+    """Turns the outputs of a network into a distribution over actions.
 
     Attributes:
-        outputs: numbers it needs from the network for each observation.
-        has_entropy: whether its distribution knows its entropy.
+        outputs: number of network outputs it needs.
+        has_entropy: whether its entropy has a closed form.
     """
 
     outputs: int
     has_entropy = True
 
     def distribution(self, outputs: Tensor) -> Distribution:
-        """p(., x; theta) for outputs [batch, outputs]; its log_prob takes actions as `sample` gives them."""
+        """p(., x; theta) for outputs [batch, outputs]; its log_prob takes actions as `sample` returns them."""
         raise NotImplementedError
 
     def sample(self, outputs: Tensor, rng: np.random.Generator) -> np.ndarray:
-        """Actions [batch, ...] drawn from p; every draw comes from `rng`."""
+        """Actions [batch, ...] sampled from p, using `rng` only."""
         raise NotImplementedError
 
     def mode(self, outputs: Tensor) -> np.ndarray:
-        """The likeliest actions [batch, ...] (of a mixture: the centre of its heaviest part)."""
+        """The most likely actions [batch, ...] (for a mixture: the mean of its heaviest component)."""
         raise NotImplementedError
 
     def probabilities(self, outputs: Tensor) -> np.ndarray:
@@ -51,7 +51,7 @@ class Categorical(Head):
         """
         super().__init__()
         if not isinstance(action_space, spaces.Discrete):
-            advice = f"this environment's actions are {action_space}; use model/head=gaussian or mixture_of_gaussians"
+            advice = f"needs discrete actions, not {action_space}; use model/head=gaussian or mixture_of_gaussians"
             raise ConfigError("model/head", "categorical", advice)
         self.outputs, self.first_action = int(action_space.n), int(action_space.start)
 
@@ -82,7 +82,7 @@ class _Shifted(CategoricalDistribution):
 
 
 class _Continuous(Head):
-    """Actions are measured from the middle of their bounds, in half their width; as they are where there are none."""
+    """Actions in units of half their range, relative to its centre; unscaled where there are no bounds."""
 
     centre: Tensor
     scale: Tensor
@@ -92,7 +92,7 @@ class _Continuous(Head):
         super().__init__()
         name = type(self).__name__
         if not isinstance(action_space, spaces.Box):
-            advice = f"needs continuous actions, this environment's are {action_space}; use model/head=categorical"
+            advice = f"needs continuous actions, not {action_space}; use model/head=categorical"
             raise ConfigError("model/head", name, advice)
         if len(action_space.shape) != 1:
             raise ConfigError("model/head", name, f"actions of shape {action_space.shape} are not a vector")
@@ -119,8 +119,8 @@ class Gaussian(_Continuous):
     def __init__(self, action_space: gym.Space, *, sigma: PositiveFloat = 0.5, learn_sigma: bool = True):
         """
         Args:
-            sigma: standard deviation, at first, in half widths of the action's bounds.
-            learn_sigma: whether it is learned; the same for all observations.
+            sigma: initial standard deviation, in units of half the action range.
+            learn_sigma: whether it is learned; it does not depend on the observation.
 
         Raises:
             ConfigError: the actions are not a continuous vector.
@@ -159,18 +159,18 @@ class MixtureOfGaussians(_Continuous):
         Args:
             components: M.
             weights: c_1, ..., c_M of (19), or `fixed` at 1 / M; `learned`, a softmax over outputs of the network, (21).
-            sigma: standard deviation of every component, at first, in half widths of the action's bounds.
+            sigma: initial standard deviation of every component, in units of half the action range.
             learn_sigma: whether it is learned.
-            spread: the components start evenly between -spread and spread, in the same unit.
+            spread: initial means are evenly spaced in [-spread, spread], in the same unit.
 
         Raises:
-            ConfigError: the actions are not a continuous vector, or the weights no convex combination, (20).
+            ConfigError: the actions are not a continuous vector, or the weights are not a convex combination, (20).
         """
         super().__init__(action_space, sigma, learn_sigma)
         self.components, self.weights_are_learned = components, weights == "learned"
         fixed = torch.tensor(weights if isinstance(weights, list) else [1 / components] * components)
         if len(fixed) != components or abs(float(fixed.sum()) - 1) > 1e-6:
-            advice = f"needs {components} numbers (algo.head.components) that are not negative and sum to 1"
+            advice = f"needs {components} non-negative numbers (algo.head.components) that sum to 1"
             raise ConfigError("algo.head.weights", weights, advice)
         log_weights = fixed.log() if isinstance(weights, list) else torch.zeros(components)
         self.register_buffer("log_weights", log_weights, persistent=False)

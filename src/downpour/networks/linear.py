@@ -1,4 +1,4 @@
-"""The two function classes for which there are theorems: a table and a linear map."""
+"""A table and a linear map, the function classes with convergence theorems."""
 
 import gymnasium as gym
 import torch
@@ -21,11 +21,11 @@ class Table(nn.Module):
         Args:
             input_space: must be discrete.
             outputs: columns.
-            initial: first value of every entry, or of those of each column; above the largest return it makes a greedy
-                policy explore.
+            initial: initial value of every entry, or one per column; above the largest return (optimistic) it
+                encourages exploration.
 
         Raises:
-            ConfigError: the input is not discrete, or the columns are not as many as first values.
+            ConfigError: the input is not discrete, or `initial` does not have one value per column.
         """
         super().__init__()
         if not isinstance(input_space, spaces.Discrete):
@@ -35,7 +35,7 @@ class Table(nn.Module):
         self.start = int(input_space.start)
         first = torch.tensor(initial)
         if first.ndim and len(first) != outputs:
-            raise ConfigError("model.initial", initial, f"one value for each of the {outputs} outputs, or one for all")
+            raise ConfigError("model.initial", initial, f"needs one value per output ({outputs}), or one for all")
         self.weight = nn.Parameter(first.expand(int(input_space.n), outputs).clone())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from downpour.networks.rainbow import Dueling, NoisyLinear, to_outputs
 
 
 class MLP(nn.Module):
-    """Layers of an affine map and an activation, (66), normalized or not, (67), and an affine map on top."""
+    """Affine maps and activations, (66), optionally normalized, (67), and a linear output layer."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class MLP(nn.Module):
             hidden: width of each hidden layer; an empty list is a linear map.
             activation: sigma of (66).
             normalization: of A in (67): over the batch, or over the hidden units of each sample.
-            normalization_eps: added to the square of what is divided by; null: 1e-5 for batch, nothing for the others.
-            dropout: probability that a hidden unit is left out of a gradient step (what remains is scaled up).
+            normalization_eps: constant under the root; null: 1e-5 for batch, 0 for the others.
+            dropout: probability of dropping a hidden unit.
             initialization: of the weights.
-            residual: a layer as wide as the one before adds to what it is given.
-            atoms: outputs of one action, where they are a distribution's.
-            dueling: values and advantages each have a last hidden layer of their own (Wang et al. 2016).
-            noise: sigma_0 of noisy layers (Fortunato et al. 2018); 0 has ordinary ones.
+            residual: add skip connections around layers of equal width.
+            atoms: outputs per action, for distributional Q-learning.
+            dueling: separate streams for values and advantages (Wang et al. 2016).
+            noise: sigma_0 of noisy layers (Fortunato et al. 2018); 0: ordinary layers.
         """
         super().__init__()
         features = Features(input_space)
@@ -65,11 +65,11 @@ class MLP(nn.Module):
         return to_outputs(self.layers, x)
 
     def in_order(self) -> list[nn.Module]:
-        """What an input passes through, one after another; a pipeline may cut between any two."""
+        """The layers in order; a pipeline may cut between any two."""
         return list(self.layers)
 
     def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be divided between ranks."""
+        """How its layers may be split between ranks."""
         return divide_linear(self)
 
 
@@ -90,8 +90,8 @@ def fully_connected(
     """The layers of an `MLP`: [batch, width] -> [batch, outputs].
 
     Args:
-        atoms: outputs of one action, of a dueling head; None has one stream only.
-        linear: what computes an affine map without noise.
+        atoms: outputs per action of a dueling head; None for a single stream.
+        linear: class of the affine maps without noise.
     """
 
     def affine(before: int, after: int, bias: bool = True) -> nn.Module:

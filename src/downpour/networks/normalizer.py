@@ -26,7 +26,7 @@ class RunningNormalizer(nn.Module):
         """
         super().__init__()
         if not isinstance(space, spaces.Box):
-            raise ConfigError("algo.normalize_observations", True, f"observations are {space}, which have no mean")
+            raise ConfigError("algo.normalize_observations", True, f"needs Box observations, not {space}")
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(space.shape, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(space.shape, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What networks are put together from: activations, normalizations, initial weights."""
+"""Building blocks of networks: activations, normalizations, initialization."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -36,8 +36,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 class LayerNormalization(nn.Module):
     """gamma * (A - mu) / beta + b, (67), with the statistics (68) of one sample's own hidden units.
 
-    With eps = 0 nothing is added to beta^2. Where all units are equal, so that beta = 0, the layer then hands out b and
-    no gradient.
+    With eps = 0 nothing is added to beta^2. Where all units are equal (beta = 0) the output is then b, and the
+    gradient 0.
     """
 
     def __init__(self, width: int, eps: float = 0.0):
@@ -53,8 +53,8 @@ class LayerNormalization(nn.Module):
         """[batch, width] or [batch, width, height, width], all of it the hidden units -> the same."""
         eps = self.eps
         if eps == 0:
-            eps = torch.finfo(a.dtype).tiny  # equal units give b and no division by zero
-            if torch.is_grad_enabled():  # their gradient would be 1 / sqrt(eps) times too large: it is cut off
+            eps = torch.finfo(a.dtype).tiny  # avoids division by zero; equal units give b
+            if torch.is_grad_enabled():  # their gradient would be 1 / sqrt(eps) times too large: zero it
                 low, high = a.detach().flatten(1).aminmax(dim=1, keepdim=True)
                 a = a * (low < high).view(-1, *(1,) * (a.ndim - 1))
         if a.ndim == 2:
@@ -65,7 +65,7 @@ class LayerNormalization(nn.Module):
 class RMSNormalization(nn.Module):
     """gamma * A / sqrt(mean of A^2) + b over one sample's hidden units (Zhang and Sennrich 2019, eq. 4).
 
-    With eps = 0 nothing is added to the mean; where that is 0, A is not divided.
+    With eps = 0 nothing is added to the mean; where it is 0, A is left undivided.
     """
 
     def __init__(self, width: int, eps: float = 0.0):
@@ -88,10 +88,10 @@ class RMSNormalization(nn.Module):
 
 
 class BatchNormalization(nn.Module):
-    """Batch normalization (Ioffe and Szegedy 2015, Algorithm 1), which at a batch of one is what its formula says.
+    """Batch normalization (Ioffe and Szegedy 2015, Algorithm 1), including batches of one.
 
-    The deviation of a single number from itself is 0, so a layer then hands out its bias and learns nothing below:
-    Torch raises instead. The running statistics, which it uses outside of training, go on alike.
+    There its formula gives the bias, and no gradient to the layers below; Torch raises an error instead. Running
+    statistics are updated all the same.
     """
 
     def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1):
@@ -126,7 +126,7 @@ NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
 def unit(
     affine: nn.Module, width: int, normalization: Normalization, activation: Activation, eps: float | None = None
 ) -> list[nn.Module]:
-    """A layer: (66), or (67) where it is normalized; the affine map then needs no bias of its own.
+    """A layer: (66), or (67) with normalization, where the affine map needs no bias.
 
     Args:
         eps: of the normalization; None takes its own.

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class NoisyLinear(nn.Module):
     """(mu + sigma * eps) x + the same of a bias, with eps factorised (Fortunato et al. 2018, eqs. 9-11).
 
-    Each pass in training draws its own eps from Torch's generator: acting, learning and the target network are
-    perturbed independently. In evaluation there is none.
+    Each forward pass in training draws new noise, so acting, learning and the target network are perturbed
+    independently. There is no noise in evaluation.
     """
 
     def __init__(self, inputs: int, outputs: int, sigma: float):
@@ -36,7 +36,7 @@ class NoisyLinear(nn.Module):
 
 
 class Dueling(nn.Module):
-    """Q = V + A - mean of A over the actions (Wang et al. 2016, eq. 9), for each atom of a distribution by itself."""
+    """Q = V + A - mean of A over the actions (Wang et al. 2016, eq. 9), separately for each atom of a distribution."""
 
     def __init__(self, value: nn.Sequential, advantage: nn.Sequential, atoms: int):
         """
@@ -54,7 +54,7 @@ class Dueling(nn.Module):
 
 
 def to_outputs(layers: nn.Sequential, x: Tensor) -> Tensor:
-    """`layers(x)`, but the last affine map, or the two of a dueling head, `in_full`."""
+    """`layers(x)`, with the last affine map (or the two of a dueling head) in full precision."""
     if not torch.is_autocast_enabled(x.device.type):
         return layers(x)
     *before, last = layers
@@ -66,8 +66,8 @@ def to_outputs(layers: nn.Sequential, x: Tensor) -> Tensor:
 def in_full(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)` in the precision of its weights.
 
-    Under autocast its outputs would be bfloat16, whose numbers near 10 are 1/16 apart: more than the values of two
-    actions often differ by, and than what a reward adds to them.
+    Under autocast its outputs would be bfloat16, whose numbers near 10 are 1/16 apart: often more than the
+    difference between the values of two actions.
     """
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x)

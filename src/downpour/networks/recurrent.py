@@ -47,7 +47,7 @@ class Recurrent(nn.Module):
         """
         super().__init__()
         if not isinstance(input_space, spaces.Box) or len(input_space.shape) != 2:
-            advice = f"needs sequences [time, features], the inputs are {input_space}: use model=mlp"
+            advice = f"needs sequences [time, features], not {input_space}: use model=mlp"
             raise ConfigError("model", cell, advice)
         self.every_step, self.truncation = every_step, truncation
         kind = {"gru": nn.GRU, "lstm": nn.LSTM}[cell]

@@ -55,7 +55,7 @@ class StridedConvNet(nn.Module):
         layers: list[nn.Module] = []
         for channels, kernel, stride in convolutions:
             if min(height, width) < kernel:
-                advice = f"a kernel of {kernel} x {kernel} on what is left of the image, {height} x {width}"
+                advice = f"a {kernel} x {kernel} kernel does not fit the remaining image of {height} x {width}"
                 raise ConfigError("model.convolutions", [list(each) for each in convolutions], advice)
             layers += [convolution(before, channels, kernel, stride), ACTIVATIONS[activation]()]
             before, height, width = channels, (height - kernel) // stride + 1, (width - kernel) // stride + 1

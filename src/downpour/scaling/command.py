@@ -21,8 +21,8 @@ from downpour.settings import read_settings, show_help
 
 SUMMARY = """
 Measure how a run scales, (1): E_N = T / (N T_N), with T the time of one process and T_N that of N for the same number
-of samples. Every number of processes is run in turn, several times. Beside it stands what a cost model says, fitted to
-times measured on this machine. Settings of train.py say what is run.
+of samples. Every number of processes is run several times, in turn. The results are compared with a cost model that is
+fitted to measurements on this machine. Settings of train.py define the run.
 
   python src/scale.py algo=supervised strategy=ddp,fsdp2 devices=1,2,4 model.hidden=[512,512]
   python src/scale.py algo=supervised scaling=strong data.batch_size=512 accuracy=0.95
@@ -119,10 +119,10 @@ def _read(settings: Settings) -> tuple[list[int], list[str]]:
     try:
         devices = sorted({int(count) for count in settings.devices.split(",")} - {1})
     except ValueError:
-        advice = "numbers of processes with commas between, as in 1,2,4"
+        advice = "must be numbers of processes separated by commas, such as 1,2,4"
         raise ConfigError("devices", settings.devices, advice) from None
     if not devices or devices[0] < 1:
-        raise ConfigError("devices", settings.devices, "needs a number of processes above 1")
+        raise ConfigError("devices", settings.devices, "needs at least one number of processes above 1")
     return devices, [size.strip() for size in (settings.sizes or "").split(";")]
 
 

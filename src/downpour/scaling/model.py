@@ -206,17 +206,17 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     """What was fitted, how far off it is, and where a parameter server stops paying."""
     link, server = model.link, model.server
     lines = [
-        f"Fitted to N = {' and '.join(map(str, model.fitted))}: an all-reduce has alpha {1e6 * link.alpha:.1f} us a "
-        f"message, beta {1e9 * link.beta:.3f} ns a byte,",
-        f"gamma {1e9 * link.gamma:.3f} ns a byte added up. The mean delay of a rank is {100 * model.straggle:.0f} % of "
-        f"its fastest step; a synchronous step has",
+        f"Fitted to N = {' and '.join(map(str, model.fitted))}: an all-reduce has alpha {1e6 * link.alpha:.1f} us "
+        f"per message, beta {1e9 * link.beta:.3f} ns per byte,",
+        f"gamma {1e9 * link.gamma:.3f} ns per byte reduced. A rank is delayed by {100 * model.straggle:.0f} % of "
+        f"its fastest step on average; a synchronous step has",
         f"{1e3 * model.overhead:.2f} ms of overhead. Ranks that do not communicate compute as fast as "
         f"{model.cores:.2f} cores would: E_N is at most {_most(model)}.",
         f"A push (fitted to N = 1 and 2) keeps a server busy for {1e6 * server.alpha:.1f} us and "
-        f"{1e9 * server.beta:.3f} ns a byte of its part,",
-        f"and its worker for {1e6 * server.own_alpha:.1f} us a server and {1e9 * server.own_beta:.3f} ns a byte.",
+        f"{1e9 * server.beta:.3f} ns per byte of its shard,",
+        f"and its worker for {1e6 * server.own_alpha:.1f} us per server and {1e9 * server.own_beta:.3f} ns per byte.",
         "",
-        "Median relative error of what the fit has not seen:",
+        "Median relative error on measurements that were not fitted:",
         "",
         *(f"- {what}: {100 * error:.0f} % (of {count})" for what, (error, count) in model.errors.items()),
         "",
@@ -225,8 +225,8 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     first = {r.case.size: r for r in reversed(bases)}
     for size, row in reversed(first.items()):
         most = model.server_pays_to(size, row.weights, row.case.batch, servers)
-        what = f"{size or 'The model'} ({spaced(row.weights)} weights, {1000 * row.step:.2f} ms a step)"
-        lines.append(f"{what}: {servers} parameter server(s) stop paying at N = {most:.1f}.")
+        what = f"{size or 'The model'} ({spaced(row.weights)} weights, {1000 * row.step:.2f} ms/step)"
+        lines.append(f"{what}: {servers} parameter server(s) are saturated from N = {most:.1f} on.")
     return "\n".join(lines)
 
 

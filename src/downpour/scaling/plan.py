@@ -84,7 +84,7 @@ class Task:
         together, copies, servers = _copies((*self.overrides, *chosen(strategy, devices)))
         if not self.steps:
             if scaling == "strong":
-                raise ConfigError("scaling", scaling, "divides batches of data; this run counts environment steps")
+                raise ConfigError("scaling", scaling, "divides batches of a data set; this run uses an environment")
             return Case(strategy, devices, size, self.batch, 0, together, copies, servers)
         batch = self.batch
         if scaling == "strong":

@@ -18,20 +18,20 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "model": lambda r: r.case.size,
     "weights": lambda r: spaced(r.weights),
     "N": lambda r: str(r.case.devices),
-    "batch of each": lambda r: str(r.case.batch) if r.case.batch else "-",
+    "batch/process": lambda r: str(r.case.batch) if r.case.batch else "-",
     "samples/s": lambda r: spaced(r.rate),
     "T_N (s)": lambda r: _number(r.seconds, 1),
     "T / T_N": lambda r: _number(r.efficiency * r.case.devices, 2),
     "E_N": lambda r: _range(r.efficiencies),
     "step (ms)": lambda r: _number(1000 * r.step, 2),
-    "bytes a step": lambda r: spaced(r.bytes),
+    "bytes/step": lambda r: spaced(r.bytes),
     "communicating": lambda r: _number(r.communicating, 2),
     "not computing": lambda r: _number(r.waiting, 2),
     "staleness": lambda r: _number(r.mean_staleness, 2),
     "steps to accuracy": lambda r: _steps(r.steps_to),
     "samples to accuracy": lambda r: spaced(r.samples_to),
     "seconds to accuracy": lambda r: _number(r.seconds_to, 2),
-    "reached it": lambda r: f"{len(r.steps_to)} of {r.seeds}" if r.seeds else "-",
+    "reached": lambda r: f"{len(r.steps_to)} of {r.seeds}" if r.seeds else "-",
 }
 
 
@@ -67,12 +67,12 @@ def legend(scaling: str, turns: int) -> str:
     """What the numbers of the table are."""
     divided = "each process keeps its batch" if scaling == "weak" else "the batch is divided between the processes"
     lines = [
-        f"{scaling.capitalize()} scaling: {divided}; the samples are the same in all. E_N = T / (N T_N),",
-        f"the median of {turns} turn(s) (smallest to largest), each against {ALONE} of the same turn; starting and",
-        "evaluating are in no time, and servers are not counted in N. Not computing: the part of a step beyond that of",
-        "one process with the same batch (communicating, waiting, sharing cores). Bytes a step: of a collective, the",
-        "least that it takes (2 n (N - 1) / N for an all-reduce of n bytes); with servers, all that rank 0 sends and",
-        "receives. Communicating: seconds that rank 0 waited for it, as parts of its time, where the strategy knows.",
+        f"{scaling.capitalize()} scaling: {divided}; the number of samples is the same. E_N = T / (N T_N),",
+        f"the median of {turns} repetition(s) (min to max), each against {ALONE} of the same repetition. Start-up",
+        "and evaluation are excluded, and servers are not counted in N. Not computing: fraction of a step beyond that",
+        "of one process with the same batch (communication, waiting, shared cores). Communicating: fraction of time",
+        "that rank 0 waited for communication, if the strategy measures it. Bytes/step: the minimum of a collective",
+        "(2 n (N - 1) / N for an all-reduce of n bytes); with servers, everything that rank 0 sends and receives.",
     ]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Arrays in files of NumPy's: any data set, of any size."""
+"""NumPy files: data sets of any size."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from downpour.data.sources.base import Source
 
 
 class Arrays(Source):
-    """Two .npy files, mapped into memory: nothing is read before it is needed.
+    """Two memory-mapped .npy files: rows are read when needed.
 
-    Inputs are [rows, *shape] of any number type; images [rows, channels, height, width]. Targets are class numbers
-    from 0 [rows] (or [rows, time]) where they are whole, else numbers [rows] or [rows, outputs].
+    Inputs are [rows, *shape] of any numeric type; images [rows, channels, height, width]. Integer targets
+    are class labels from 0, [rows] or [rows, time]; float targets are for regression, [rows] or [rows, outputs].
     """
 
     def __init__(self, *, inputs: str, targets: str):
@@ -26,7 +26,7 @@ class Arrays(Source):
     def load(self) -> Samples:
         """
         Raises:
-            ConfigError: no such file, or not one of numbers.
+            ConfigError: a file is missing or not numeric.
         """
         inputs, targets = _mapped(self.inputs, "inputs"), np.array(_mapped(self.targets, "targets"))
         origin = str(self.inputs)

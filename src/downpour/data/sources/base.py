@@ -1,4 +1,4 @@
-"""What every data set can do."""
+"""The interface of a data set."""
 
 from typing import ClassVar
 
@@ -9,12 +9,12 @@ class Source:
     """A data set that can be read into memory."""
 
     standardizable: ClassVar[bool] = True
-    """False where the inputs are codes, whose scale means something."""
+    """False if the inputs are codes whose scale is meaningful."""
 
     def load(self) -> Samples:
-        """Read or make all of it.
+        """Read or generate all of it.
 
         Raises:
-            ConfigError: it cannot be had; the message says what to do.
+            ConfigError: it is not available; the message says what to do.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Data sets that are made, so that the right answer is known."""
+"""Generated data sets, for which the optimal answer is known."""
 
 from typing import ClassVar, Literal
 
@@ -10,14 +10,14 @@ from downpour.data.sources.base import Source
 
 
 class TwoMoons(Source):
-    """Two half circles that reach into each other: two classes that no line separates."""
+    """Two interleaving half circles: two classes that are not linearly separable."""
 
     def __init__(self, *, rows: PositiveInt = 2000, noise: NonNegativeFloat = 0.1, seed: NonNegativeInt = 0):
         """
         Args:
             rows: points, half of each class.
-            noise: standard deviation of the normal number added to each coordinate.
-            seed: of the draws; the same gives the same data set.
+            noise: standard deviation of the noise on each coordinate.
+            seed: determines the data set.
         """
         self.rows, self.noise, self.seed = rows, noise, seed
 
@@ -32,7 +32,7 @@ class TwoMoons(Source):
 
 
 class Regression(Source):
-    """A smooth function of a few inputs among others that do not matter, with noise (Friedman 1991, eq. 61).
+    """A smooth function of five inputs, with irrelevant inputs and noise (Friedman 1991, eq. 61).
 
     y = 10 sin(pi x1 x2) + 20 (x3 - 1/2)^2 + 10 x4 + 5 x5 + noise, with x uniform on [0, 1]. Its standard deviation is
     about 5; no prediction has a root mean squared error below `noise`.
@@ -49,9 +49,9 @@ class Regression(Source):
         """
         Args:
             rows: points.
-            features: inputs, the five that matter among them.
-            noise: standard deviation of what is added to y.
-            seed: of the draws; the same gives the same data set.
+            features: inputs, including the five that matter.
+            noise: standard deviation of the noise on y.
+            seed: determines the data set.
         """
         self.rows, self.features, self.noise, self.seed = rows, max(5, features), noise, seed
 
@@ -64,11 +64,11 @@ class Regression(Source):
 
 
 class Sequence(Source):
-    """The two classical tasks that need a memory (Hochreiter and Schmidhuber 1997, 5.4; Arjovsky et al. 2016, 5.1).
+    """Two classic tasks that need memory (Hochreiter and Schmidhuber 1997, 5.4; Arjovsky et al. 2016, 5.1).
 
-    adding: [time, 2]: uniform numbers, and a mark at two of them; the target is the sum of the two. Always answering 1
+    adding: [time, 2]: uniform numbers, and a mark at two of them; the target is the sum of the two. Always predicting 1
     has a root mean squared error of sqrt(1/6) = 0.408.
-    copy: `symbols` random symbols, a silence, a signal; the target is silence until the signal, then the symbols.
+    copy: `symbols` random symbols, blanks, a signal; the target is blank until the signal, then the symbols.
     Inputs are unit vectors; with K symbols to remember of 8 kinds, guessing them costs K log(8) / time a step.
     """
 
@@ -88,9 +88,9 @@ class Sequence(Source):
         Args:
             task: adding or copy.
             rows: sequences.
-            length: time steps of the adding task; of the silence in the copy task.
+            length: time steps of the adding task; blanks in the copy task.
             symbols: symbols to remember in the copy task.
-            seed: of the draws; the same gives the same data set.
+            seed: determines the data set.
         """
         self.task, self.rows, self.length, self.symbols, self.seed = task, rows, max(2, length), symbols, seed
 

@@ -62,10 +62,10 @@ class OpenML(Source):
         note = file.with_suffix(".sha256")
         if not note.exists():
             raise ConfigError(
-                "data.source.cache", file, f"its checksum {note.name} is missing: copy that too, or {again}"
+                "data.source.cache", file, f"its checksum file {note.name} is missing: copy it too, or {again}"
             )
         if note.read_text().split()[:1] != [_checksum(file)]:
-            raise ConfigError("data.source.cache", file, f"is damaged (its checksum differs): {again}")
+            raise ConfigError("data.source.cache", file, f"is corrupt (checksum mismatch): {again}")
         with np.load(file) as kept:
             images, labels = kept["images"], kept["labels"]
         if wrong := self._wrong(images, labels):
@@ -99,7 +99,7 @@ class OpenML(Source):
         with _turn(file.with_suffix(".lock")):
             if file.exists():  # another process has been quicker
                 return
-            log.info("fetching data set %d from OpenML to %s", self.id, file)
+            log.info("downloading data set %d from OpenML to %s", self.id, file)
             try:
                 found = fetch_openml(
                     data_id=self.id,

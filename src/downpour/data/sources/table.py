@@ -94,7 +94,7 @@ class Table(Source):
                         f"data.source.{key}", name, f"{self.path} has no such column{nearest(name, header)}"
                     )
         if target in self.ignore:
-            raise ConfigError("data.source.ignore", target, "is the target: data.source.target names another")
+            raise ConfigError("data.source.ignore", target, "is the target: choose another with data.source.target")
         wanted = header if self.columns is None else self.columns
         inputs = [name for name in header if name in wanted and name not in self.ignore and name != target]
         if not inputs:
@@ -145,8 +145,8 @@ class Table(Source):
     def _numbered(self, column: Any, known: dict[str, int], name: str) -> np.ndarray:
         numbers = numbered(column, known)
         if len(known) > MOST_WORDS:
-            advice = f"column {name!r} holds more than {MOST_WORDS} different words"
-            raise ConfigError("data.source.path", self.path, f"{advice}: leave it out with data.source.ignore=[{name}]")
+            advice = f"column {name!r} has more than {MOST_WORDS} different strings"
+            raise ConfigError("data.source.path", self.path, f"{advice}: exclude it with data.source.ignore=[{name}]")
         return numbers
 
     def _targets(self, raw: np.ndarray, name: str) -> tuple[np.ndarray, tuple[str, ...] | None]:
@@ -160,7 +160,7 @@ class Table(Source):
         if numbers and not np.isfinite(raw).all():
             row = int(np.flatnonzero(~np.isfinite(raw))[0])
             where = f"{self.path}, line {self._line(row)}, column {name}"
-            raise ConfigError(message=f"{where}: {raw[row]} is not a finite number; mend or drop the row")
+            raise ConfigError(message=f"{where}: {raw[row]} is not a finite number; fix or remove the row")
         whole = numbers and bool(np.all(raw == np.floor(raw)))
         is_class = self.task == "classification"
         if self.task == "auto":
@@ -199,9 +199,9 @@ class Table(Source):
         if self.missing == "refuse":
             row = int(np.flatnonzero(holes)[0])
             column = columns[int(np.flatnonzero(np.isnan(values[row]))[0])]
-            advice = "data.source.missing=drop leaves such rows out, mean fills them in"
+            advice = "data.source.missing=drop removes such rows, mean fills in the column mean"
             where = f"{self.path}, line {self._line(row)}, column {column}"
-            raise ConfigError(message=f"{where}: a value is missing (missing in all: {listed}); {advice}")
+            raise ConfigError(message=f"{where}: a value is missing (missing values in total: {listed}); {advice}")
         done = "dropped" if self.missing == "drop" else "filled with the mean of the training rows"
         log.info("%s: %d rows with missing values (%s), %s", self.path, holes.sum(), listed, done)
         return holes
