@@ -1,11 +1,19 @@
 """What several tests share: the command line as a process, and a run that it has made."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from tests.commands import SMALL, Commands
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Training in this process flushes them to zero; hypothesis draws them."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture
