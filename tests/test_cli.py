@@ -56,7 +56,7 @@ BAD_INPUT = {
     "env.id=Pendulum-v1": "algo=DoubleDQN: needs discrete actions",
     "env.id=nosuchpackage:World-v0": "env.id=nosuchpackage:World-v0: needs the package nosuchpackage",
     "model=table ~model.hidden": "model=table: needs a discrete observation",
-    "algo._target_=os.system": "algo._target_=os.system: only classes of downpour, torch",
+    "algo._target_=os.system": "algo._target_=os.system: would build a class which is not part of downpour, torch",
     "optimizer._target_=torch.os.system": "optimizer._target_=torch.os.system: no such class",
     "optimizer=sgd optimizer.nesterov=true": "optimizer=SGD: Nesterov momentum requires a momentum",
     "trainer.nodes=2": "trainer.port=null: must be set for several nodes",

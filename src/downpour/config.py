@@ -7,6 +7,7 @@ A new component therefore needs no separate list of keys.
 import difflib
 import importlib
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Discount = Probability  # 0: only the next reward counts
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
+TRUST = "DOWNPOUR_TRUST"  # an environment variable: packages of your own, by comma, that are trusted too
 # The modules of these packages whose classes may be built. Others contain classes that start processes or import
 # arbitrary code (such as `torch.distributed.elastic`'s handlers), which an untrusted run directory must not build.
 COMPONENTS = (
@@ -76,6 +78,19 @@ def how_to_install(extra: str) -> str:
     return f"make setup EXTRAS={extra} (or pip install -e '.[{extra}]') installs it"
 
 
+def own_packages() -> tuple[str, ...]:
+    """Packages of the user's whose classes a configuration may build: those that DOWNPOUR_TRUST names."""
+    return tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
+
+
+def untrusted(module: str) -> str | None:
+    """Why a configuration may not name this module, as the end of a sentence; None if it may."""
+    package = module.split(".")[0]
+    if package in (*TRUSTED, *own_packages()):
+        return None
+    return f"which is not part of {', '.join(TRUSTED)}; if it is yours, set {TRUST}={package}"
+
+
 def locate(target: str, key: str) -> Callable[..., Any]:
     """The class (or function of downpour, if it is annotated to return an object of one) that `target` names.
 
@@ -83,10 +98,8 @@ def locate(target: str, key: str) -> Callable[..., Any]:
     code. An attribute that a trusted module merely imports (`torch.os.system`) is not trusted.
     """
     path, _, name = target.rpartition(".")
-    if target.split(".")[0] not in TRUSTED:
-        raise ConfigError(
-            f"{key}._target_", target, f"only classes of {', '.join(TRUSTED)} are built from a configuration"
-        )
+    if reason := untrusted(target):
+        raise ConfigError(f"{key}._target_", target, f"would build a class {reason}")
     try:
         found = getattr(importlib.import_module(path), name)
     except ModuleNotFoundError as error:
@@ -97,7 +110,7 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_", target, "no such class") from None
     except (ImportError, AttributeError, ValueError):
         raise ConfigError(f"{key}._target_", target, "no such class") from None
-    is_ours = inspect.isfunction(found) and found.__module__.split(".")[0] == "downpour"
+    is_ours = inspect.isfunction(found) and _forwards(found)
     if not _is_component(_signature(found).return_annotation if is_ours else found):
         raise ConfigError(f"{key}._target_", target, "is not a class that a configuration may build")
     return found
@@ -110,7 +123,12 @@ def class_of(config: Mapping[str, Any], group: str) -> Any:
 
 def _is_component(found: Any) -> bool:
     home = f"{found.__module__}." if inspect.isclass(found) else ""
-    return any(home.startswith(f"{package}.") for package in COMPONENTS)
+    return any(home.startswith(f"{package}.") for package in (*COMPONENTS, *own_packages()))
+
+
+def _forwards(target: Callable[..., Any]) -> bool:
+    """Whether it is of this project or the user's: annotated throughout, with keywords handed on to a parent."""
+    return target.__module__.split(".")[0] in ("downpour", *own_packages())
 
 
 def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -118,7 +136,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
     A class of this project that forwards `**kwargs` to its parent also accepts the parent's.
     """
-    if not target.__module__.startswith("downpour") or not inspect.isclass(target):
+    if not _forwards(target) or not inspect.isclass(target):
         return dict(_signature(target).parameters)
     found: dict[str, inspect.Parameter] = {}
     for owner in target.__mro__:

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from downpour.config import TRUSTED, ConfigError, check, targets
+from downpour.config import ConfigError, check, targets, untrusted
 from downpour.failures import Failed
 
 log = logging.getLogger(__name__)
@@ -71,15 +71,11 @@ def read_config(directory: Path, key: str) -> dict[str, Any]:
     if not isinstance(config, dict) or "algo" not in config:
         raise ConfigError(key, directory, f"{CONFIG} is not the configuration of a run")
     for target in targets(config):
-        if target.split(".")[0] not in TRUSTED:
-            raise ConfigError(
-                key, directory, f"its configuration would build {target}, which is not of {', '.join(TRUSTED)}"
-            )
+        if reason := untrusted(target):
+            raise ConfigError(key, directory, f"its configuration would build {target}, {reason}")
     module, colon, _ = str((config.get("env") or {}).get("id", "")).rpartition(":")
-    if colon and module.split(".")[0] not in TRUSTED:
-        raise ConfigError(
-            key, directory, f"its environment would import {module}, which is not of {', '.join(TRUSTED)}"
-        )
+    if colon and (reason := untrusted(module)):
+        raise ConfigError(key, directory, f"its environment would import {module}, {reason}")
     return check(config)
 
 

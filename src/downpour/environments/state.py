@@ -9,6 +9,8 @@ from typing import Any
 from gymnasium.utils import EzPickle
 from gymnasium.vector import VectorEnv
 
+from downpour.config import own_packages
+
 # What cannot be pickled and need not be: a fresh vector environment has its own.
 NOT_STATE = ("env_fns", "spec", "_spec")
 
@@ -85,10 +87,11 @@ class _Unpickler(pickle.Unpickler):
             return super().find_class(module, name)
         listed = module in CLASSES and (CLASSES[module] is None or name in (CLASSES[module] or ()))
         numpy_dtype = module == "numpy.dtypes"
-        if listed or numpy_dtype or _in(module, PACKAGES):
+        packages = (*PACKAGES, *own_packages())
+        if listed or numpy_dtype or _in(module, packages):
             found = super().find_class(module, name)
             # A module also has the names it imports (`functools.partial`, `CloudpickleWrapper`): its own are meant.
-            own = listed or numpy_dtype or (_in(found.__module__, PACKAGES) and not _in(found.__module__, REFUSED))
+            own = listed or numpy_dtype or (_in(found.__module__, packages) and not _in(found.__module__, REFUSED))
             if isinstance(found, type) and own:
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is not an allowed class")
