@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from downpour import graphs
 from downpour.algorithms.base import Algorithm
 from downpour.callbacks.checkpoint import Checkpoint
-from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, newest_whole, settle
+from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, inspect, newest_whole, settle
 from downpour.config import (
     ConfigError,
     NonNegativeInt,
@@ -348,13 +348,13 @@ def _choose_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
         for name in ("metrics.csv", "episodes.csv", "timing.csv"):
             (directory / name).unlink(missing_ok=True)
         return None
-    path, content = newest_whole(directory)
+    path, content = newest_whole(directory, how=inspect)
     check_origin(content, algorithm, path)
     theirs = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
     if theirs != {name: tuple(value.shape) for name, value in algorithm.state_dict().items()}:
         raise ConfigError("model", type(algorithm).__name__, f"the weights in {path} are of another shape")
     log.info("resuming from %s at step %d", path, content["step"])
-    return settle(path)
+    return settle(path, content)
 
 
 def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 
 from downpour.callbacks.recorder import gather
 from downpour.checkpoints import (
+    LAST,
     PARTIAL,
     capture_rank,
     install,
@@ -34,7 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Checkpoint(Callback):
     """Saves after each evaluation, at the end, and when a signal asks the run to stop.
 
-    The file holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
+    It holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
     generators. Lightning's loop counters are left out: the stream knows where in an epoch it is.
 
     Attributes:
@@ -108,7 +109,7 @@ class Checkpoint(Callback):
         if improved or self._evaluations % self.every == 0:
             self.save(trainer)
         if improved and trainer.is_global_zero:
-            mark_best(self.directory)
+            mark_best(self.directory / LAST)
         if not trainer.datamodule.finished:
             self._stop_if_asked(trainer, pl_module)
 
