@@ -20,6 +20,8 @@ from typing import Any
 
 import torch
 
+from downpour.checkpoints import read
+
 ROOT = Path(__file__).resolve().parents[1]
 DOOR = str(ROOT / "src" / "train.py")
 SMALL = (
@@ -242,7 +244,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def checkpoint(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
     """The content of a run's checkpoint."""
-    return torch.load(run / "checkpoints" / name, weights_only=True)
+    return read(run / "checkpoints" / name)
 
 
 def assert_same(run: Path, other: Path) -> None:

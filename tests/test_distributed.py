@@ -151,7 +151,7 @@ def test_killed_with_its_launcher_and_resumed(commands: Commands, straight: Path
     ("victim", "options"),
     [
         (0, (*TWO, "total_env_steps=1000000")),
-        (1, (*TWO, "total_env_steps=1000000", "strategy=fsdp2")),
+        (1, (*TWO, "total_env_steps=1000000", "strategy=fsdp2", "strategy.checkpoint=sharded")),
         (
             1,
             ("algo=supervised", "trainer=ddp_cpu", "strategy=pipeline", "total_gradient_steps=100000", "eval_every=20"),

@@ -1,4 +1,4 @@
-"""Checkpoint files: written whole, found again, read without running code; and the generators that go into them."""
+"""Checkpoints: written whole, found again, read without running code; and the generators that go into them."""
 
 import io
 import logging
@@ -7,7 +7,7 @@ import pickle
 import random
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,55 +26,127 @@ class WholeFile(TorchCheckpointIO):
     """Writes a checkpoint where it belongs (Lightning goes through the system's temporary folder), down to the disk."""
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
-        torch.save(dict(checkpoint), content)
-        try:
-            with open(path, "wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            Path(path).unlink(missing_ok=True)  # half a file would only keep a full disk full
-            raise
+        if Path(path).is_dir():
+            remove(Path(path))  # of a run that was sharded, and killed
+        write(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(Path(path))
+
+
+def write(content: Mapping[str, Any], path: Path) -> None:
+    """Write a file down to the disk."""
+    file_content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
+    torch.save(dict(content), file_content)
+    try:
+        with open(path, "wb") as file:
+            file.write(file_content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)  # half a file would only keep a full disk full
+        raise
 
 
 def install(directory: Path) -> None:
     """Make partial.ckpt last.ckpt; the one before becomes previous.ckpt."""
     last = directory / LAST
     if last.exists():
-        os.replace(last, directory / PREVIOUS)
-    os.replace(directory / PARTIAL, last)
+        rename(last, directory / PREVIOUS)
+    rename(directory / PARTIAL, last)
     sync(directory)
 
 
-def settle(path: Path) -> Path:
-    """Before a run goes on from a checkpoint that had not got its name yet, give it: the next would overwrite it."""
-    if path.name != PARTIAL:
-        return path
-    os.replace(path, path.with_name(LAST))
-    sync(path.parent)
-    return path.with_name(LAST)
+def settle(path: Path, content: Mapping[str, Any]) -> Path:
+    """Before a run goes on from a checkpoint, finish what it may have been killed in when it had saved it."""
+    if path.name == PARTIAL:  # it has not got its name yet: the next would overwrite it
+        rename(path, path.with_name(LAST))
+        sync(path.parent)
+        path = path.with_name(LAST)
+    best, best_step, *_ = content["best"]
+    if best is not None and best_step == content["step"] and path.name != BEST:
+        mark_best(path)
+    return path
 
 
-def mark_best(directory: Path) -> None:
-    """Make best.ckpt a second name of last.ckpt: a link where the disk has them."""
-    partial = (directory / BEST).with_suffix(".partial")
-    partial.unlink(missing_ok=True)
+def mark_best(path: Path) -> None:
+    """Make best.ckpt a second name of a checkpoint: links where the disk has them."""
+    best = path.with_name(BEST)
+    partial = best.with_suffix(".partial")
+    remove(partial)
+    _duplicate(path, partial)
+    rename(partial, best)
+    remove(partial)  # two names of one file are not renamed
+
+
+def _duplicate(path: Path, other: Path) -> None:
+    if path.is_dir():
+        other.mkdir()
+        for each in path.iterdir():
+            _duplicate(each, other / each.name)
+        sync(other)
+        return
     try:
-        os.link(directory / LAST, partial)
+        os.link(path, other)
     except OSError:
-        shutil.copyfile(directory / LAST, partial)
-        sync(partial)
-    os.replace(partial, directory / BEST)
+        shutil.copyfile(path, other)
+        sync(other)
+
+
+def rename(path: Path, other: Path) -> None:
+    """Give a checkpoint the name of another, which is gone afterwards; at once, if both are files.
+
+    A folder cannot take another's place: that one is put aside first, and deleted when it bears no checkpoint's name.
+    """
+    aside = other.with_suffix(".outdated")
+    remove(aside)  # of a run that was killed
+    if other.is_dir() or (path.is_dir() and other.exists()):
+        os.replace(other, aside)
+    os.replace(path, other)
+    remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
+    if path.is_dir():
+        from downpour import shards  # Torch's part of it takes its time to import
+
+        return shards.read(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("cut short, or no checkpoint")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or "algorithm" not in content:
+        raise ValueError("not a checkpoint of this project")
+    return content
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """As `read`, but the tensors of a sharded checkpoint, though they have been read, come without their content."""
+    if not path.is_dir():
+        return read(path)
+    from downpour import shards
+
+    return shards.inspect(path)
 
 
 def newest_whole(
-    directory: Path, names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST)
+    directory: Path,
+    names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST),
+    how: Callable[[Path], dict[str, Any]] = read,
 ) -> tuple[Path, dict[str, Any]]:
     """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
 
     Args:
         names: which to try, in this order.
+        how: `read` or `inspect`.
 
     Raises:
         ConfigError: there is none.
@@ -85,7 +157,7 @@ def newest_whole(
         if not path.exists():
             continue
         try:
-            content = read(path)
+            content = how(path)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
             if name != PARTIAL:
                 damaged.append(name)
@@ -104,16 +176,6 @@ def newest_whole(
 def any_checkpoint(directory: Path) -> bool:
     """Whether the run has ever been saved, whatever state its checkpoints are in."""
     return any((directory / "checkpoints" / name).exists() for name in (LAST, PREVIOUS, BEST))
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError("cut short, or no checkpoint")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "algorithm" not in content:
-        raise ValueError("not a checkpoint of this project")
-    return content
 
 
 def sync(path: Path) -> None:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from downpour.algorithms.base import Algorithm
 from downpour.building import build_algorithm, build_group
-from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, newest_whole, settle
+from downpour.checkpoints import BEST, LAST, PREVIOUS, any_checkpoint, inspect, newest_whole, settle
 from downpour.config import ConfigError
 from downpour.directory import read_config
 from downpour.run import process
@@ -88,13 +88,13 @@ def _choose_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
         for name in ("metrics.csv", "episodes.csv", "timing.csv"):
             (directory / name).unlink(missing_ok=True)
         return None
-    path, content = newest_whole(directory)
+    path, content = newest_whole(directory, how=inspect)
     check_origin(content, algorithm, path)
     theirs = {name: tuple(value.shape) for name, value in content["state_dict"].items()}
     if theirs != {name: tuple(value.shape) for name, value in algorithm.state_dict().items()}:
         raise ConfigError("model", type(algorithm).__name__, f"the weights in {path} are of another shape")
     log.info("resuming from %s at step %d", path, content["step"])
-    return settle(path)
+    return settle(path, content)
 
 
 def check_origin(content: Mapping[str, Any], algorithm: Algorithm, path: Path) -> None:

@@ -113,6 +113,19 @@ def test_exit_code(tmp_path: Path, error: BaseException | None, code: int) -> No
     assert len(read_runs(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("files", [["best.ckpt"], ["best.ckpt/.metadata", "best.ckpt/meta.pt"]])
+def test_the_best_checkpoint_is_handed_over(tmp_path: Path, files: list[str]) -> None:
+    for file in files:
+        path = tmp_path / "checkpoints" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("weights")
+    made = logger(tmp_path)
+    made.log_metrics({"train/loss": 1.0}, 5)
+    end(made, None)
+    (run,) = read_runs(tmp_path)
+    assert sorted(run.files) == files and run.artifacts == [(f"model-{run.id}", ["best", "latest"], "model")]
+
+
 def test_a_resumed_run_is_the_same_one(tmp_path: Path) -> None:
     first = logger(tmp_path)
     first.log_metrics({"train/loss": 1.0}, 5)

@@ -46,6 +46,7 @@ class WandBFile:
         summary: the last value of every key.
         metrics: step metric by metric name.
         artifacts: name, aliases and type of each.
+        files: in all of these.
         exit_code: None where the run was not finished.
     """
 
@@ -55,6 +56,7 @@ class WandBFile:
         self.summary: dict[str, Any] = {}
         self.metrics: dict[str, str] = {}
         self.artifacts: list[tuple[str, list[str], str]] = []
+        self.files: list[str] = []
         self.exit_code: int | None = None
         for record in records(path):
             kind = record.WhichOneof("record_type")
@@ -74,6 +76,7 @@ class WandBFile:
             elif kind == "artifact":
                 a = record.artifact
                 self.artifacts.append((a.name, sorted(a.aliases), a.type))
+                self.files += [entry.path for entry in a.manifest.contents]
             elif kind == "exit":
                 self.exit_code = record.exit.exit_code
 

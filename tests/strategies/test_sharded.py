@@ -19,6 +19,7 @@ from downpour.experiment import build_parts
 from downpour.networks import MLP, ConvNet, ResNet
 from downpour.run import Run
 from downpour.strategies.sharded import check_plan, networks, plan_of
+from downpour.transfer import take
 
 DIGITS = ("algo=supervised", "model.hidden=[32,24]", "optimizer=sgd", "optimizer.lr=0.1")
 SHAPE = (*DIGITS, "eval_every=50", "data.updates=7")
@@ -76,26 +77,39 @@ def test_spread_weights_learn_as_whole_ones_do(tmp_path: Path) -> None:
         assert evaluated(tmp_path / name)["metrics"]["accuracy"] == pytest.approx(float(there["test/accuracy"]))
     assert len(evaluated(tmp_path / "dqn_spread", "episodes=2")["returns"]) == 2
 
-    stopped = {tmp_path / "again" / name: ("trainer=cpu", *runs[name]) for name in ("normalized", "dqn_spread")}
-    train_together({**stopped, tmp_path / "again" / "whole": ("trainer=cpu", *runs["whole"])}, stop_at=30)
-    assert checkpoint(tmp_path / "again" / "whole")["step"] == 35
-    train_together(stopped)
+    again, sharded = tmp_path / "again", "strategy.checkpoint=sharded"
+    stopped = {again / "normalized": runs["normalized"], again / "dqn_spread": (*runs["dqn_spread"], sharded)}
+    elsewhere = {again / "whole": runs["whole"], again / "sharded": (*runs["whole"], sharded)}
+    train_together({run: ("trainer=cpu", *options) for run, options in {**stopped, **elsewhere}.items()}, stop_at=30)
+    train_together({run: ("trainer=cpu", *options) for run, options in stopped.items()})
     for run in stopped:
         assert furthest(weights(run), found[run.name]) == 0
         assert (run / "metrics.csv").read_bytes() == (tmp_path / run.name / "metrics.csv").read_bytes()
-    train(tmp_path / "again" / "whole", *RUN, "data.batch_size=64", f"resume={tmp_path / 'again' / 'whole'}")
-    assert furthest(weights(tmp_path / "again" / "whole"), found["one"]) < 1e-6
+    assert len(evaluated(again / "dqn_spread", "episodes=2")["returns"]) == 2
+    here = Run(directory=tmp_path, seed=1, total_steps=1, eval_every=1, eval_episodes=0)
+    module = build_parts(configuration(tmp_path / "here", *RULES["dqn"]), here)[0]
+    take(module, again / "dqn_spread")
+    assert furthest(module.state_dict(), found["dqn_spread"]) == 0
+    for run in elsewhere:
+        assert checkpoint(run)["step"] == 35
+        assert len(list((run / "checkpoints" / "last.ckpt").glob("*.distcp"))) == (2 if run.name == "sharded" else 0)
+        train(run, *RUN, "data.batch_size=64", f"resume={run}")
+        assert furthest(weights(run), found["one"]) < 1e-6
 
 
 @pytest.mark.slow
 def test_both_at_once_on_four_ranks(tmp_path: Path) -> None:
     run = ("algo.gradient_clip=0.5", "total_gradient_steps=20", "eval_every=20")
-    mesh = {tmp_path / "mesh": (*SHAPE, *run, "strategy=fsdp2_tp", "optimizer.momentum=0.5", "data.batch_size=32")}
-    train_together(mesh, ranks=4, stop_at=10)
-    assert checkpoint(tmp_path / "mesh")["step"] == 14
+    options = (*SHAPE, *run, "optimizer.momentum=0.5", "data.batch_size=32")
+    mesh = {tmp_path / "mesh": (*options, "strategy=fsdp2_tp")}
+    sharded = {tmp_path / "sharded": (*options, "strategy=fsdp2_tp", "strategy.checkpoint=sharded")}
+    train_together({**mesh, **sharded}, ranks=4, stop_at=10)
+    assert checkpoint(tmp_path / "mesh")["step"] == checkpoint(tmp_path / "sharded")["step"] == 14
     train_together(mesh, ranks=4)
+    train_together({tmp_path / "sharded": (*options, "strategy=fsdp2", "strategy.checkpoint=sharded")}, ranks=2)
     train(tmp_path / "one", *SHAPE, *run, "optimizer.momentum=0.5", "data.batch_size=64")
-    assert furthest(weights(tmp_path / "mesh"), weights(tmp_path / "one")) < 1e-6
+    for name in ("mesh", "sharded"):
+        assert furthest(weights(tmp_path / name), weights(tmp_path / "one")) < 1e-6
 
 
 def test_spread_over_one_process(tmp_path: Path) -> None:
@@ -166,10 +180,13 @@ def test_a_model_without_a_plan_is_told_who_has_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("options", [RUN, RULES["dqn"]])
 def test_one_gpu_learns_as_it_does_by_itself(tmp_path: Path, options: tuple[str, ...], precision: str) -> None:
     chosen = (*options, "trainer=gpu", f"trainer.precision={precision}", "trainer.deterministic=true")
-    for name in ("fsdp", "auto"):
-        train(tmp_path / name, *chosen, f"strategy={name}")
+    strategies = {"auto": ("strategy=auto",), "fsdp": ("strategy=fsdp",)}
+    strategies["sharded"] = ("strategy=fsdp", "strategy.checkpoint=sharded")
+    for name, strategy in strategies.items():
+        train(tmp_path / name, *chosen, *strategy)
         if dist.is_initialized():
             dist.destroy_process_group()
-    one, other = (checkpoint(tmp_path / name) for name in ("fsdp", "auto"))
+    one, other, parts = (checkpoint(tmp_path / name) for name in ("fsdp", "auto", "sharded"))
     assert one["gradient_steps"] == other["gradient_steps"] > 50
     assert furthest(one["state_dict"], other["state_dict"]) < (1e-6 if precision == "32-true" else 1e-2)
+    assert furthest(one["state_dict"], parts["state_dict"]) == 0

@@ -10,23 +10,12 @@ import torch
 from lightning.pytorch import Callback
 
 from downpour.callbacks.recorder import gather
-from downpour.checkpoints import (
-    PARTIAL,
-    capture_rank,
-    install,
-    mark_best,
-    newest_whole,
-    read,
-    restore_rank,
-    sync,
-)
+from downpour.checkpoints import LAST, PARTIAL, capture_rank, install, mark_best, restore_rank, sync
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
 from downpour.strategies import Parallelism
-
-__all__ = ["Checkpoint", "Stopped", "newest_whole", "read"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -34,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Checkpoint(Callback):
     """Saves after each evaluation, at the end, and when a signal asks the run to stop.
 
-    The file holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
+    A checkpoint holds Lightning's part (weights, optimizers, callbacks) and, for each rank, its stream and its random
     generators. Lightning's loop counters are omitted: the data module knows its position in an epoch.
 
     Attributes:
@@ -108,7 +97,7 @@ class Checkpoint(Callback):
         if improved or self._evaluations % self.every == 0:
             self.save(trainer)
         if improved and trainer.is_global_zero:
-            mark_best(self.directory)
+            mark_best(self.directory / LAST)
         if not trainer.datamodule.finished:
             self._stop_if_asked(trainer, pl_module)
 

@@ -157,7 +157,8 @@ class WandB(WandbLogger):
         if self.upload_checkpoint and best.exists():
             found = {name: value for name, value in summary.items() if name.startswith("best/")}
             artifact = wandb.Artifact(f"model-{run.id}", type="model", metadata=found)
-            artifact.add_file(str(best), name=best.name)
+            add = artifact.add_dir if best.is_dir() else artifact.add_file
+            add(str(best), name=best.name)
             run.log_artifact(artifact, aliases=["best", "latest"])
         run.log({"curve": wandb.Image(str(learning_curve(directory)))}, step=max(self._last_step, run.step))
         run.summary.update(summary)

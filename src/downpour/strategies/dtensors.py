@@ -1,6 +1,6 @@
 """Tensors whose parts lie on several ranks, and what does not take them together."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,9 +20,14 @@ def whole(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
+def part(value: Any) -> Any:
+    """A tensor as it is spread; one that is not, on the CPU; what is no tensor as it is."""
+    return value if isinstance(value, DTensor) else whole(value)
+
+
 def placed(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, spread as `like` is."""
-    if not isinstance(like, DTensor):
+    """This rank's part of a whole tensor, spread as `like` is; what is spread already as it is."""
+    if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     mesh, placements = like.device_mesh, like.placements
     shape, offset = compute_local_shape_and_global_offset(value.shape, mesh, placements)
@@ -50,16 +55,19 @@ def split_by_mesh(optimizer: Optimizer) -> list[dict[str, Any]]:
     return before
 
 
-def whole_optimizer_state(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def optimizer_state(
+    optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], of: Callable[[Any], Any] = whole
+) -> dict[str, Any]:
     """The state_dict that the optimizer would have in one process; all ranks must ask.
 
     Args:
         groups: what `split_by_mesh` returned.
+        of: `whole`, or `part`.
     """
     number = _numbers(groups)
     options = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     state = {
-        number[id(p)]: {name: whole(value) for name, value in optimizer.state[p].items()}
+        number[id(p)]: {name: of(value) for name, value in optimizer.state[p].items()}
         for group in groups
         for p in group["params"]
         if p in optimizer.state
@@ -77,7 +85,7 @@ def whole_optimizer_state(optimizer: Optimizer, groups: Sequence[Mapping[str, An
 
 
 def load_optimizer_state(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
-    """Go on from the state_dict of one process; the inverse of `whole_optimizer_state`."""
+    """Go on from the state_dict of one process; the inverse of `optimizer_state`."""
     number = _numbers(groups)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {

@@ -1,7 +1,8 @@
 """Models too large for one device: weights spread over a mesh of ranks, [data parallel, tensor parallel]."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -13,16 +14,18 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from torch.optim import Optimizer
 
 from downpour import networks as network_classes
+from downpour import shards
 from downpour.config import ConfigError, NonNegativeInt, PositiveInt
 from downpour.strategies.base import Parallelism, share_buffers
 from downpour.strategies.dtensors import (
     by_mesh,
     gathered,
     load_optimizer_state,
+    optimizer_state,
+    part,
     placed,
     split_by_mesh,
     whole,
-    whole_optimizer_state,
 )
 from downpour.strategies.traffic import Traffic
 from downpour.trainer import Hardware
@@ -39,13 +42,18 @@ class Sharded(Parallelism, ModelParallelStrategy):
     """FSDP2 over one dimension of the mesh, tensor parallelism over the other; the same weights as one process has.
 
     The networks of a rule (its parts that are called) are spread; what else it learns, every rank has whole. All ranks
-    must call a network equally often. A checkpoint is one file that any number of ranks can load.
+    must call a network equally often. Any number of ranks can load a checkpoint, one file or a folder of parts.
     """
 
     name: ClassVar[str] = "fsdp2"
 
     def __init__(
-        self, hardware: Hardware, *, tensor_parallel: PositiveInt | None = 1, gather_above: NonNegativeInt = 1_000_000
+        self,
+        hardware: Hardware,
+        *,
+        tensor_parallel: PositiveInt | None = 1,
+        gather_above: NonNegativeInt = 1_000_000,
+        checkpoint: Literal["whole", "sharded"] = "whole",
     ):
         """
         Args:
@@ -53,6 +61,8 @@ class Sharded(Parallelism, ModelParallelStrategy):
             tensor_parallel: ranks that each layer is divided between; null: all. The others are data parallel, each
                 with its share of every weight.
             gather_above: a layer of more parameters is gathered on its own, when its turn comes.
+            checkpoint: one file, gathered by all ranks and written by the first; or a folder to which each writes its
+                part, and from which it reads no more.
 
         Raises:
             ConfigError: the ranks cannot be divided so.
@@ -68,6 +78,7 @@ class Sharded(Parallelism, ModelParallelStrategy):
             save_distributed_checkpoint=False,
         )
         self.ranks_per_replica, self.replicas, self.gather_above = size, ranks // size, gather_above
+        self._sharded = checkpoint == "sharded"
         self._whole_groups: list[list[dict[str, Any]]] = []
         self._per_step: float | None = None
 
@@ -139,13 +150,33 @@ class Sharded(Parallelism, ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return {name: whole(value) for name, value in self.lightning_module.state_dict().items()}
+        of = part if self._sharded else whole
+        return {name: of(value) for name, value in self.lightning_module.state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return whole_optimizer_state(optimizer, self._whole_groups[self.optimizers.index(optimizer)])
+        groups = self._whole_groups[self.optimizers.index(optimizer)]
+        return optimizer_state(optimizer, groups, part if self._sharded else whole)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if self._sharded:
+            shards.write(checkpoint, Path(filepath))
+        else:
+            ParallelStrategy.save_checkpoint(self, checkpoint, filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+        if not Path(checkpoint_path).is_dir():
+            return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only=weights_only)
+        assert self.lightning_module is not None
+        weights = self.lightning_module.state_dict()
+        parameters = [[p for group in groups for p in group["params"]] for groups in self._whole_groups]
+
+        def like(place: shards.Place, saved: Tensor) -> Tensor:
+            keys: Any = place  # state_dict, name; or optimizer_states, which, state, number of the parameter, name
+            own = weights[keys[1]] if keys[0] == "state_dict" else parameters[keys[1]][keys[3]]
+            spread = isinstance(own, DTensor) and own.shape == saved.shape
+            return torch.empty_like(own, dtype=saved.dtype) if spread else torch.empty_like(saved, device="cpu")
+
+        return shards.read(Path(checkpoint_path), like)
 
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
