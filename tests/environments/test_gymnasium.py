@@ -161,7 +161,7 @@ class Combined(gym.Env):
 def test_actions_that_no_rule_chooses_are_answered_once() -> None:
     gym.register("Combined-v0", Combined)
     try:
-        with pytest.raises(ConfigError, match="Discrete space or a Box of numbers: register it with a wrapper"):
+        with pytest.raises(ConfigError, match="only Discrete and Box are supported: register it with a wrapper"):
             Gymnasium(id="Combined-v0")
     finally:
         del gym.registry["Combined-v0"]

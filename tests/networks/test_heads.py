@@ -58,7 +58,7 @@ def test_fixed_weights_may_be_any_convex_combination() -> None:
 
 @pytest.mark.parametrize("weights", [[0.5, 0.5], [0.5, 0.4, 0.3]])
 def test_what_is_no_convex_combination_is_refused(weights: list[float]) -> None:
-    with pytest.raises(ConfigError, match="needs 3 numbers"):
+    with pytest.raises(ConfigError, match="needs 3 non-negative numbers"):
         MixtureOfGaussians(LINE, components=3, weights=weights)
 
 

@@ -181,7 +181,7 @@ def test_images_and_sequences_are_asked_for() -> None:
 
 @pytest.mark.parametrize("shape", [(96, 96, 3), (84, 84, 1), (210, 160, 4)])
 def test_channels_that_come_last_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"model=convnet: .*channels last"):
+    with pytest.raises(ConfigError, match=r"model=convnet: .*channels-last"):
         ConvNet(spaces.Box(0, 1, shape), 2, channels=[4], hidden=[])
 
 
