@@ -253,7 +253,7 @@ def test_help_is_quick_and_whole() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "imported: []"
-    assert "q_learning*" in shown and "  algo        actor_critic" in shown
+    assert "q_learning*" in shown and "  algo                actor_critic" in shown
     assert "  algo.gamma=0.99                                 discount" in shown
     assert "  total_env_steps=50000                           length of the run, over all" in shown  # of a group
     settings = [line for line in shown.splitlines() if re.match(r"  [\w.]+=", line)]
@@ -346,6 +346,16 @@ def test_a_configuration_replays(commands: Commands, finished_run: Path) -> None
     assert own["data"]["gamma"] == own["algo"]["gamma"] == 0.99  # resolved
     assert own["optimizer"]["lr"] == 5e-4
     assert yaml.safe_load((finished_run / "choices.yaml").read_text())["choices"]["algo"] == "double_dqn"
+
+
+def test_a_sweep_over_algorithms_is_one_sweep(commands: Commands) -> None:
+    """Its jobs lie side by side, and one table compares them."""
+    ended = commands.run(*SMALL, "-m", "algo=dqn,double_dqn", "total_env_steps=256")
+    assert ended.code == 0, ended.text
+    (sweep,) = (commands.folder / "outputs" / "multirun").glob("*/*")
+    assert {path.name for path in sweep.iterdir() if path.is_dir()} == {"0", "1"}
+    table = (sweep / "table.md").read_text()
+    assert "| algo=dqn " in table and "| algo=double_dqn " in table
 
 
 def test_a_failing_job_does_not_stop_a_sweep(commands: Commands) -> None:

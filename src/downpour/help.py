@@ -47,7 +47,7 @@ def page(overrides: Sequence[str]) -> str:
 
 def _group(name: str, chosen: Any) -> str:
     options = " ".join(f"{option}*" if option == chosen else option for option in options_of(name))
-    return textwrap.fill(options, WIDTH, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14)
+    return textwrap.fill(options, WIDTH, initial_indent=f"  {name:<20}", subsequent_indent=" " * 22)
 
 
 def _title(group: str, option: Any) -> str:
