@@ -22,7 +22,7 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Discount = Probability  # 0: only the next reward counts
 
 TRUSTED = ("downpour", "torch", "lightning", "torchrl", "torchmetrics", "gymnasium")
-TRUST = "DOWNPOUR_TRUST"  # an environment variable: packages of your own, by comma, that are trusted too
+TRUST = "DOWNPOUR_TRUST"  # environment variable: the user's own packages to trust as well, separated by commas
 # The modules of these packages whose classes may be built. Others contain classes that start processes or import
 # arbitrary code (such as `torch.distributed.elastic`'s handlers), which an untrusted run directory must not build.
 COMPONENTS = (
@@ -79,7 +79,7 @@ def how_to_install(extra: str) -> str:
 
 
 def own_packages() -> tuple[str, ...]:
-    """Packages of the user's whose classes a configuration may build: those that DOWNPOUR_TRUST names."""
+    """Names of the user's packages whose classes a configuration may build, as DOWNPOUR_TRUST lists them."""
     return tuple(name.strip() for name in os.environ.get(TRUST, "").split(",") if name.strip())
 
 
@@ -110,8 +110,8 @@ def locate(target: str, key: str) -> Callable[..., Any]:
         raise ConfigError(f"{key}._target_", target, "no such class") from None
     except (ImportError, AttributeError, ValueError):
         raise ConfigError(f"{key}._target_", target, "no such class") from None
-    is_ours = inspect.isfunction(found) and _forwards(found)
-    if not _is_component(_signature(found).return_annotation if is_ours else found):
+    is_own_function = inspect.isfunction(found) and _is_own(found)
+    if not _is_component(_signature(found).return_annotation if is_own_function else found):
         raise ConfigError(f"{key}._target_", target, "is not a class that a configuration may build")
     return found
 
@@ -126,8 +126,8 @@ def _is_component(found: Any) -> bool:
     return any(home.startswith(f"{package}.") for package in (*COMPONENTS, *own_packages()))
 
 
-def _forwards(target: Callable[..., Any]) -> bool:
-    """Whether it is of this project or the user's: annotated throughout, with keywords handed on to a parent."""
+def _is_own(target: Callable[..., Any]) -> bool:
+    """Whether it is of this project or the user's, where `**kwargs` are those of the parent's constructor."""
     return target.__module__.split(".")[0] in ("downpour", *own_packages())
 
 
@@ -136,7 +136,7 @@ def parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
     A class of this project that forwards `**kwargs` to its parent also accepts the parent's.
     """
-    if not _forwards(target) or not inspect.isclass(target):
+    if not _is_own(target) or not inspect.isclass(target):
         return dict(_signature(target).parameters)
     found: dict[str, inspect.Parameter] = {}
     for owner in target.__mro__:
