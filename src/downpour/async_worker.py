@@ -1,8 +1,8 @@
-"""A server or a worker of a run whose workers do not wait for each other. It never sees Hydra."""
+"""One process of an asynchronous run: a parameter server or a worker. It never sees Hydra."""
 
 import signal
 
-if __name__ == "__main__":  # until training has handlers of its own, a signal just ends rank 0, without a word
+if __name__ == "__main__":  # until training installs its own handlers, a signal ends rank 0 without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import logging
@@ -30,7 +30,7 @@ from downpour.worker import die_with, leave
 
 
 def main(role: str, config_file: str, directory: str, launcher: int, *handle: str) -> None:
-    """Be what `role` says; tell the launcher what went wrong."""
+    """Run the given role; report a failure to the launcher."""
     config: dict[str, Any] = {}
     try:
         die_with(launcher)
@@ -62,7 +62,7 @@ def be_server(config: Mapping[str, Any], listener: socket.socket) -> None:
 
 
 def be_worker(config: Mapping[str, Any], directory: Path) -> None:
-    """Find the servers, and train."""
+    """Connect to the servers and train."""
     rank, _ = process()
     addresses = [(host, int(port)) for host, _, port in (a.rpartition(":") for a in os.environ[SERVERS].split())]
     if rank:

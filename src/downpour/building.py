@@ -1,4 +1,4 @@
-"""The parts of a checked configuration, built one by one."""
+"""Builds the parts of a checked configuration, one function per part."""
 
 import random
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from downpour.trainer import Hardware
 
 
 def length_key(config: Mapping[str, Any]) -> str:
-    """The setting that says how long a run is, named after the steps that its data module counts."""
+    """The key of the run's length, named after the steps that its data module counts."""
     data = class_of(config, "data")
     return f"total_{data.step_name}"
 
 
 def run_of(config: Mapping[str, Any], directory: Path, **process_facts: Any) -> Run:
-    """The facts of a run of a checked configuration, with those of one of its processes (see `Run`)."""
+    """The `Run` of a checked configuration; `process_facts` are the fields that differ between processes."""
     return Run(
         directory=directory,
         seed=config["seed"],
@@ -37,10 +37,10 @@ def run_of(config: Mapping[str, Any], directory: Path, **process_facts: Any) -> 
 
 
 def build_group(config: Mapping[str, Any], group: str, **available: Any) -> Any:
-    """Build what a group says; see `downpour.config.build`.
+    """Build the object that a config group describes; see `downpour.config.build`.
 
     Raises:
-        ConfigError: it says nothing, or its constructor refuses what the types could not.
+        ConfigError: the group is empty, or the constructor rejects a value.
     """
     node = config[group]
     if "_target_" not in node:
@@ -57,8 +57,8 @@ def build_algorithm(
     """The algorithm of a checked configuration, for the spaces that its data module or environment has.
 
     Args:
-        run_policy: loads what another run has learned, for rules that follow it.
-        in_step: copies of the weights that make each step together.
+        run_policy: loads the policy of another run, for algorithms that follow one.
+        in_step: replicas whose batches are combined in each gradient step.
     """
     seed_all(config["seed"])
     return build_group(
@@ -74,20 +74,20 @@ def build_algorithm(
 
 
 def build_optimizer(config: Mapping[str, Any], parameters: Any, in_step: int = 1) -> Optimizer:
-    """The optimizer of a checked configuration, its step size on the configuration's schedule.
+    """The optimizer of a checked configuration, with the configuration's learning rate schedule.
 
     Args:
-        in_step: copies of the weights whose batches make one step together.
+        in_step: replicas whose batches are combined in each gradient step.
     """
     optimizer = build_group(config, "optimizer", params=parameters)
     return follow(optimizer, build_schedule(config, in_step))
 
 
 def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
-    """The schedule of a checked configuration, which may want to know how long the run is.
+    """The learning rate schedule of a checked configuration; some need the length of the run.
 
     Raises:
-        ConfigError: it does, and nobody can tell.
+        ConfigError: it needs the number of gradient steps, which is not known in advance.
     """
     algorithm = class_of(config, "algo")
     data = class_of(config, "data")
@@ -99,21 +99,21 @@ def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
 
 
 def _batches_each(config: Mapping[str, Any]) -> int:
-    """Batches that each step of the optimizer is made of."""
+    """Batches per optimizer step (gradient accumulation)."""
     if not config["strategy"] or not issubclass(strategy := class_of(config, "strategy"), Parallelism):
         return 1
     return strategy.batches_each(settings_of(config["strategy"]))
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:
-    """The strategy of a checked configuration; where none is named, one that fits the number of processes."""
+    """The strategy of a checked configuration; if none is named, the default for the number of processes."""
     if config["strategy"]:
         return build_group(config, "strategy", hardware=hardware)
     return DataParallel() if hardware.world_size > 1 else "auto"
 
 
 def seed_all(seed: int) -> None:
-    """Seed the generators that libraries draw from when they are given none."""
+    """Seed the global generators, which libraries use when they are given none."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What distribution costs, in seconds: collectives, a parameter server, stragglers, asynchrony.
+"""A cost model of distributed training, in seconds: collectives, a parameter server, stragglers, asynchrony.
 
 Messages follow Hockney's model: n bytes take alpha + n beta seconds between two processes, however many others talk at
 the same time; adding up n bytes takes n gamma. Sizes are in bytes, times in seconds.
@@ -83,7 +83,7 @@ def synchronous(
 
 @dataclass(frozen=True)
 class Asynchronous:
-    """What came of a simulation: updates a second, and staleness -> how many updates had it."""
+    """Result of a simulation: updates per second, and the number of updates by staleness."""
 
     rate: float
     staleness: dict[int, int]
@@ -176,7 +176,7 @@ class Server:
 
 
 def fit_server(measured: Iterable[tuple[int, int, float, float]], cores: float = math.inf) -> Server:
-    """The server, none of its numbers negative, that explains times of pushes best, in relative terms.
+    """Fit a `Server` to measured times of pushes: non-negative least squares of relative errors.
 
     Args:
         measured: (workers, servers, bytes, seconds between two pushes of all workers together). To tell a worker's
@@ -197,7 +197,7 @@ def fit_server(measured: Iterable[tuple[int, int, float, float]], cores: float =
 def fit(
     measured: Iterable[tuple[int, float, float]], gamma: float = 0.0, how: Callable[[Link, int, float], float] = ring
 ) -> Link:
-    """alpha and beta, not negative, that explain times of an all-reduce best, in relative terms.
+    """Fit alpha and beta to measured times of an all-reduce: non-negative least squares of relative errors.
 
     Args:
         measured: (ranks, bytes, seconds).

@@ -1,4 +1,4 @@
-"""The run directory: its files, and who may write to it."""
+"""The run directory: its files and its lock."""
 
 import contextlib
 import fcntl

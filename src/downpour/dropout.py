@@ -1,4 +1,4 @@
-"""Predictions of a network trained with dropout, in three ways.
+"""Three ways to predict with a network trained with dropout.
 
 Training with dropout fits an ensemble of networks, one for each mask. The prediction that is meant is their mean,
 E_R[p(y | x, R)]. Leaving all units in and scaling the weights by the probability of being kept (what `eval()` does;
@@ -19,7 +19,7 @@ DROPPING = (nn.Dropout, nn.Dropout2d, nn.RNNBase)
 
 @contextmanager
 def _dropping(network: nn.Module) -> Iterator[None]:
-    """Everything as in use, but for the dropout layers, which go on dropping."""
+    """Evaluation mode, except that dropout layers stay active."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     for module in network.modules():
@@ -34,7 +34,7 @@ def _dropping(network: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def scaled(network: nn.Module, x: Tensor) -> Tensor:
-    """Weight scaling: logarithms of the probabilities [batch, classes] with every unit in its place."""
+    """Weight scaling: log probabilities [batch, classes] with all units active."""
     was_training = network.training
     network.eval()
     try:
@@ -44,13 +44,13 @@ def scaled(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def drops(network: nn.Module) -> bool:
-    """Whether a mask could change what the network says."""
+    """Whether the network has active dropout layers."""
     rates = (getattr(m, "p", getattr(m, "dropout", 0.0)) for m in network.modules() if isinstance(m, DROPPING))
     return any(rate > 0 for rate in rates)
 
 
 def _draws(network: nn.Module, x: Tensor, samples: int, seed: int) -> Iterator[Tensor]:
-    """What the network says under `samples` random masks; the global generators are left as they were."""
+    """Outputs under `samples` random masks; the global generators are not advanced."""
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices), _dropping(network):
         torch.manual_seed(seed)
@@ -60,10 +60,10 @@ def _draws(network: nn.Module, x: Tensor, samples: int, seed: int) -> Iterator[T
 
 @torch.no_grad()
 def monte_carlo(network: nn.Module, x: Tensor, samples: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The mean over `samples` random masks (Gal and Ghahramani 2016, eq. 6), and how much the masks disagree.
+    """The mean over `samples` random masks (Gal and Ghahramani 2016, eq. 6), and their disagreement.
 
     Args:
-        seed: of the masks; the global generators are left as they were.
+        seed: of the masks; the global generators are not advanced.
 
     Returns:
         Logarithms of the mean probabilities [batch, ..., classes]; the mutual information of prediction and mask in
@@ -84,7 +84,7 @@ def monte_carlo_numbers(network: nn.Module, x: Tensor, samples: int, seed: int =
     The noise of the targets themselves is not in it (Gal and Ghahramani 2016, eq. 7, without its first term).
     """
     mean, square = torch.zeros(()), torch.zeros(())
-    for number, outputs in enumerate(_draws(network, x, samples, seed), 1):  # Welford's way, which does not cancel
+    for number, outputs in enumerate(_draws(network, x, samples, seed), 1):  # Welford's algorithm: no cancellation
         step = outputs - mean
         mean = mean + step / number
         square = square + step * (outputs - mean)

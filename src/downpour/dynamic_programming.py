@@ -38,7 +38,7 @@ class MDP(NamedTuple):
 
 
 class Solution(NamedTuple):
-    """An answer to (40).
+    """A solution of (40).
 
     Attributes:
         q: V(x, a) of (34), [states, actions].
@@ -69,12 +69,12 @@ def squared_residual(mdp: MDP, q: Floats, gamma: float) -> Floats:
 
 
 def value_iteration(mdp: MDP, gamma: float, tolerance: float = 1e-12, max_sweeps: int = 1_000_000) -> Solution:
-    """Apply (39) until it changes nothing by more than `tolerance`.
+    """Apply (39) until no value changes by more than `tolerance`.
 
     With gamma < 1 the result is then within tolerance * gamma / (1 - gamma) of the solution.
 
     Raises:
-        ArithmeticError: it has not settled after `max_sweeps`; with gamma = 1, because a policy may earn for ever.
+        ArithmeticError: no convergence after `max_sweeps`; with gamma = 1 values may be infinite.
     """
     v = np.zeros(len(mdp.reward))
     for sweep in range(1, max_sweeps + 1):
@@ -99,7 +99,7 @@ def under_policy(mdp: MDP, policy: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 def never_ending(transition: Floats) -> NDArray[np.bool_]:
-    """The states of a Markov chain [states, states] from which no way leads to an end, [states]."""
+    """The states of a Markov chain [states, states] that cannot reach termination, [states]."""
     ends = transition.sum(1) < 1 - 1e-9
     while True:
         wider = ends | (transition[:, ends] > 0).any(1)
@@ -126,7 +126,7 @@ def policy_iteration(mdp: MDP, gamma: float) -> Solution:
     for sweep in range(1, mdp.reward.size**2 + 1):
         v = policy_evaluation(mdp, policy, gamma)
         q = action_values(mdp, v, gamma)
-        better = q.max(1) > v + 1e-12 * (1 + np.abs(v))  # ties keep their action, or it could go round in circles
+        better = q.max(1) > v + 1e-12 * (1 + np.abs(v))  # ties keep their action, or the iteration could cycle
         if not better.any():
             return Solution(q, v, policy, sweep)
         policy = np.where(better, q.argmax(1), policy)
@@ -147,7 +147,7 @@ def finite_horizon(mdp: MDP, horizon: int, gamma: float = 1.0) -> tuple[Floats, 
 
 
 def visit_frequencies(mdp: MDP, policy: NDArray[Any], start: Floats) -> Floats:
-    """How often each state is acted in when episodes of a policy follow each other for ever, [states], of sum 1.
+    """The stationary distribution of states under a policy, with episodes restarted at their end, [states].
 
     Raises:
         numpy.linalg.LinAlgError: the policy never ends.
@@ -163,7 +163,7 @@ def td_fixed_point(mdp: MDP, policy: NDArray[Any], start: Floats, features: Floa
     """The weights [features] that linear TD(0), (60), converges to when it follows the policy.
 
     They solve phi^T D (phi - gamma P phi) theta = phi^T D r, D the frequency of visits (Tsitsiklis and Van Roy 1997).
-    Of several solutions the least is returned.
+    If there are several solutions, the one of least norm is returned.
 
     Args:
         features: phi(x) of every state, [states, features].

@@ -1,4 +1,4 @@
-"""Values that change during a run."""
+"""Schedules of exploration parameters over environment steps."""
 
 from downpour.config import NonNegativeInt, Probability
 
@@ -11,7 +11,7 @@ class Linear:
         Args:
             start: value at step 0.
             end: value from `steps` on.
-            steps: environment steps that the change takes; 0 is the constant `end`.
+            steps: duration of the change, in environment steps; 0 is the constant `end`.
         """
         self.start, self.end, self.steps = start, end, steps
 
@@ -22,7 +22,7 @@ class Linear:
 
 
 class LinearProbability(Linear):
-    """The same of a probability."""
+    """A linear schedule of a probability."""
 
     def __init__(self, *, start: Probability, end: Probability, steps: NonNegativeInt):
         super().__init__(start=start, end=end, steps=steps)

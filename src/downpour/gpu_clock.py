@@ -1,4 +1,4 @@
-"""How long a GPU is at work, without waiting for it."""
+"""Measures how long a GPU is busy, without synchronizing with it."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import torch
 
 
 class GpuClock:
-    """Adds up the time between the moments at which the GPU's stream comes to the begin and to the end of a block.
+    """Sums the time that the GPU's stream takes from the begin to the end of each timed block.
 
-    What lies outside of such blocks is idle. Inside, a GPU that waits for its next kernel counts as busy: with CUDA
+    Time outside these blocks counts as idle. Inside, a GPU that waits for its next kernel counts as busy: with CUDA
     graphs there is no such wait within a gradient step.
     """
 
@@ -25,11 +25,11 @@ class GpuClock:
         end = torch.cuda.Event(enable_timing=True)
         end.record()
         self._pairs.append((self._begin, end))
-        if len(self._pairs) > 1000:  # nobody may ask
+        if len(self._pairs) > 1000:  # `read` may never be called
             self.read()
 
     def read(self) -> float:
-        """Seconds so far, of the blocks that the GPU has come to the end of."""
+        """Seconds so far, of the blocks that the GPU has finished."""
         done = [(begin, end) for begin, end in self._pairs if end.query()]
         self._pairs = self._pairs[len(done) :]  # they end in the order they began
         self._seconds += 1e-3 * sum(begin.elapsed_time(end) for begin, end in done)

@@ -13,15 +13,15 @@ from downpour.config import ConfigError, class_of
 from downpour.learning_rate import advance
 from downpour.optimizers import capturable
 
-WARMUP = 3  # ordinary steps before a capture: they make the optimizer's memory, and the libraries their workspaces
-MOST = 8  # graphs; each keeps memory of its own
+WARMUP = 3  # eager steps before a capture: they allocate the optimizer's state and the libraries' workspaces
+MOST = 8  # graphs; each has its own memory pool
 
 Step = tuple[Tensor, dict[str, Tensor]]
 """(loss before the step, metrics by name)"""
 
 
 class Learner(Protocol):
-    """What is asked of a learning rule; see `Algorithm`."""
+    """The interface that a captured algorithm must have; see `Algorithm`."""
 
     fills_in: ClassVar[tuple[str, ...]]
 
@@ -34,14 +34,14 @@ class Learner(Protocol):
 
 @dataclass
 class Slot:
-    """Steps on batches of one shape; or passes through a network.
+    """The graph of gradient steps, or of forward passes, on inputs of one shape.
 
     Attributes:
-        made: so far without a graph.
-        graph: what was captured; None until there is something.
-        batch: what it reads, always in the same place.
-        result: what it writes, always in the same place.
-        stepped: the optimizers that take part.
+        made: eager executions so far.
+        graph: the captured graph; None before the capture.
+        batch: its input, always at the same address.
+        result: its output, always at the same address.
+        stepped: the optimizers whose steps it contains.
     """
 
     made: int = 0
@@ -52,7 +52,7 @@ class Slot:
 
 
 class CapturedStep:
-    """Makes the gradient steps of a rule, by one graph for each variant of a step and each shape of a batch.
+    """Makes an algorithm's gradient steps, with one graph per variant of a step and shape of a batch.
 
     The first steps of a shape are ordinary ones. Capturing only records, so every step is made once: the weights are
     those that ordinary steps would leave, bit for bit.
@@ -63,7 +63,7 @@ class CapturedStep:
         self._side: Any = None
 
     def __call__(self, rule: Learner, batch: TensorDict) -> Step:
-        """One gradient step; the metrics are good until the next."""
+        """One gradient step; the metrics are valid until the next call."""
         key = (rule.variant(), *((name, value.shape, value.dtype) for name, value in sorted(batch.items())))
         slot = self._slot(key)
         if slot is None:
@@ -84,7 +84,7 @@ class CapturedStep:
         return loss.clone(), metrics
 
     def forward(self, function: Callable[[Tensor], Tensor], x: Tensor, mode: Hashable = None) -> Tensor:
-        """`function(x)`, which takes no gradient; good until the next. `mode` tells apart what it does to one shape."""
+        """`function(x)` without gradients; valid until the next call. `mode` separates graphs of one shape."""
         slot = self._slot((function, mode, x.shape, x.dtype))
         if slot is None:
             return function(x)
@@ -101,13 +101,13 @@ class CapturedStep:
         return slot.result
 
     def _slot(self, key: Hashable) -> Slot | None:
-        """That of a key; None where there are enough."""
+        """The slot of a key; None if the limit is reached."""
         if key not in self._slots and len(self._slots) == MOST:
             return None
         return self._slots.setdefault(key, Slot())
 
     def _beside(self, call: Callable[[], Any]) -> Any:
-        """An ordinary call, on a stream of its own, as a capture will be."""
+        """An eager call on a side stream, as the capture will be."""
         if self._side is None:
             self._side = torch.cuda.Stream()
         self._side.wait_stream(torch.cuda.current_stream())
@@ -123,7 +123,7 @@ class CapturedStep:
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group in groups:
             for parameter in group["params"]:
-                parameter.grad = None  # the graph's own are made in its memory
+                parameter.grad = None  # gradients are allocated in the graph's memory pool
         # Torch wants to be told that a step may be captured; the fused kernels do the same either way.
         told = [group for group in groups if "capturable" in group]
         graph = torch.cuda.CUDAGraph()
@@ -141,12 +141,12 @@ class CapturedStep:
         slot.graph = graph
 
     def clear(self) -> None:
-        """Give the graphs and their memory back."""
+        """Release the graphs and their memory."""
         self._slots.clear()
 
 
 def copy(to: TensorDict, source: TensorDict) -> None:
-    """All fields into the same place, in one kernel for each type of number."""
+    """Copy all fields to the graph's input, with one kernel per dtype."""
     groups: dict[torch.dtype, tuple[list[Tensor], list[Tensor]]] = {}
     for name, value in to.items():
         group = groups.setdefault(value.dtype, ([], []))
@@ -157,15 +157,15 @@ def copy(to: TensorDict, source: TensorDict) -> None:
 
 
 def check(hardware: Any, algorithm: Any, config: Mapping[str, Any]) -> None:
-    """See that the gradient steps of a run can be captured.
+    """Check that the gradient steps of a run can be captured.
 
     Args:
         hardware: of the run.
-        algorithm: the class of the learning rule.
+        algorithm: the class of the algorithm.
         config: the checked configuration.
 
     Raises:
-        ConfigError: what stands in the way.
+        ConfigError: they cannot; with the setting to change.
     """
     if not hardware.cuda_graph:
         return

@@ -27,11 +27,11 @@ def run(
     """Train what `config` says, in `directory`.
 
     Returns:
-        What the last evaluation found, of the metric that decides which checkpoint is best; for sweepers.
+        The last value of the metric that selects the best checkpoint; for sweepers.
 
     Raises:
         ConfigError: nothing is written yet.
-        Failed: training did not get to its end; the cause is with it where it is known in this process.
+        Failed: training did not finish; chained to its cause if that is known in this process.
     """
     overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
     if config.get("resume_sweep") and (directory / directories.CONFIG).exists():
@@ -48,7 +48,7 @@ def run(
     hardware: Hardware = build(config["trainer"])
     rank, world_size = process()
     launch = launcher(config, hardware)
-    if world_size is not None:  # somebody else's torchrun started this process and the others
+    if world_size is not None:  # an external torchrun started this process and the others
         hardware.check_world(world_size)
     if launch:
         check_room(config, directory, hardware)
@@ -84,12 +84,12 @@ def run(
 
 
 def monitored(config: Mapping[str, Any]) -> str:
-    """The metric by which the run is judged: what decides which checkpoint is best."""
+    """The metric that selects the best checkpoint."""
     return config["callbacks"].get("checkpoint", {}).get("monitor", "eval/return_mean")
 
 
 def finish(directory: Path) -> None:
-    """Draw the learning curve and what else there is to see; a picture must not fail a run that has ended well."""
+    """Draw the learning curve and the other figures; a figure must not fail a run that has finished."""
     from downpour.analysis.configurations import group
     from downpour.analysis.curves import learning_curve
     from downpour.analysis.extras import draw_extras

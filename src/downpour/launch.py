@@ -24,12 +24,12 @@ from downpour.run import process
 from downpour.trainer import Hardware
 
 Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
-SAVING_SECONDS = 600  # how long ranks that are asked to stop may take to save
+SAVING_SECONDS = 600  # time that ranks have to save after being asked to stop
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
-    """What starts the processes of a run; None where this process is to be one of its ranks.
+    """The function that starts the processes of a run; None if this process is one of its ranks.
 
     A strategy may have a way of its own, `launch`.
 
@@ -45,11 +45,11 @@ def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
 
 
 def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
-    """Run the ranks of this node to their end.
+    """Run the ranks of this node until they end.
 
     Raises:
-        Failed: a rank failed, a node vanished, or a signal stopped them; the message is that of where it began.
-        ConfigError: the nodes do not find each other.
+        Failed: a rank failed, a node vanished, or a signal stopped them; with the message of the first cause.
+        ConfigError: the nodes cannot connect to each other.
     """
     from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -110,13 +110,13 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
 
 @contextlib.contextmanager
 def surroundings(hardware: Hardware) -> Iterator[None]:
-    """What the ranks inherit; and everything as it was, for the next job of a multirun."""
+    """Set what the ranks inherit, and restore it afterwards for the next job of a multirun."""
     before = dict(os.environ)
     handlers = {s: signal.getsignal(getattr(signal, s)) for s in SIGNALS}
     source = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (source, before.get("PYTHONPATH")) if p)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or 1))
-    # Of a rank that is killed, Python's resource tracker would complain.
+    # Python's resource tracker would warn about a rank that was killed.
     os.environ["PYTHONWARNINGS"] = ",".join(
         w for w in (before.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning") if w
     )
@@ -148,7 +148,7 @@ def impatience(scratch: str, directory: Path) -> Iterator[None]:
 
     try:
         before = signal.set_wakeup_fd(writer)
-    except ValueError:  # not the main thread: signals are somebody else's
+    except ValueError:  # not the main thread: signals are not ours to handle
         os.close(reader)
         os.close(writer)
         yield
@@ -162,7 +162,7 @@ def impatience(scratch: str, directory: Path) -> Iterator[None]:
 
 
 def report(scratch: Path, rank: int, failed: Failed) -> None:
-    """Leave for the launcher what a rank has to say."""
+    """Write a rank's message for the launcher."""
     text = {"code": failed.code, "message": str(failed), "stopped": failed.stopped, "lost": failed.lost}
     partial = scratch / f"{rank}.partial"
     partial.write_text(json.dumps(text))
@@ -170,7 +170,7 @@ def report(scratch: Path, rank: int, failed: Failed) -> None:
 
 
 def _reports(scratch: Path) -> list[tuple[int, Failed]]:
-    """(rank, what it said) of every rank that said something, causes before consequences."""
+    """(rank, message) of every rank that left one, causes before consequences."""
     told = []
     for path in sorted(scratch.glob("*.json"), key=lambda p: p.stat().st_mtime_ns):
         text = json.loads(path.read_text())
@@ -193,13 +193,13 @@ def first(
             why = " (out of memory?)" if name == "SIGKILL" else ""
             return Failed(FAILED, f"rank {rank} was ended by {name}{why}\n{last_checkpoint(directory)}")
         return Failed(FAILED, f"rank {rank} ended with exit code {codes[rank]}\n{last_checkpoint(directory)}")
-    if nodes == 1 and told:  # each has lost another, and none has a cause to tell
+    if nodes == 1 and told:  # each has lost another, and none knows the cause
         return told[0][1]
     return Failed(FAILED, f"another node of this run has failed; see its output\n{last_checkpoint(directory)}")
 
 
 def answer(scratch: Path, number: int, directory: Path) -> Failed:
-    """What to say after a signal stopped the ranks."""
+    """The message after a signal stopped the ranks."""
     told = _reports(scratch)
     causes = [failed for _, failed in told if not failed.lost and not failed.stopped]
     if causes:

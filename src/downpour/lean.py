@@ -1,4 +1,4 @@
-"""Quicker starts: Lightning imported without what nobody here uses of it."""
+"""Faster start-up: imports Lightning without optional packages that are not used here."""
 
 import importlib
 import sys
@@ -56,6 +56,6 @@ def _hidden() -> Iterator[None]:
 
 
 def install() -> None:
-    """Take effect when torchmetrics is imported, if it has not been yet."""
+    """Install the import hook, unless torchmetrics has been imported already."""
     if "torchmetrics" not in sys.modules and not any(isinstance(finder, LeanTorchmetrics) for finder in sys.meta_path):
         sys.meta_path.insert(0, LeanTorchmetrics())

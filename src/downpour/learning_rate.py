@@ -14,7 +14,7 @@ from downpour.optimizers import capturable
 
 
 class Constant:
-    """The optimizer's own step size, but for a rise at the start and a factor for the number of ranks."""
+    """The optimizer's own step size, with optional warm-up and scaling by the number of ranks."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class Constant:
     ):
         """
         Args:
-            copies: of the weights, each with its own batch, that make a gradient step together: as many as there are
-                ranks where each has all weights and they wait for each other.
-            planned: gradient steps of the whole run, where they are known beforehand.
-            warmup: gradient steps over which the step size rises from nothing (linearly; Goyal et al. 2017, 2.2).
+            copies: replicas, each with its own batch, whose gradients are averaged in a step: the number of
+                ranks in synchronous data parallelism.
+            planned: gradient steps of the whole run, if known in advance.
+            warmup: gradient steps over which the step size rises linearly from 0 (Goyal et al. 2017, 2.2).
             scale_with: `ranks` multiplies it by the number of copies, as N of them make one step of an N times larger
                 batch (Goyal et al. 2017, 2.1).
         """
@@ -40,7 +40,7 @@ class Constant:
         return 1.0
 
     def __call__(self, step: int) -> float:
-        """What the optimizer's step size is multiplied by in gradient step `step`."""
+        """The factor of the optimizer's step size in gradient step `step`."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         return self.scale * rise * self.shape(step)
 
@@ -52,7 +52,7 @@ class Step(Constant):
         """
         Args:
             every: gradient steps between two drops.
-            factor: what remains after each.
+            factor: multiplies the step size at each.
         """
         super().__init__(*args, **kwargs)
         self.every, self.factor = every, factor
@@ -62,16 +62,16 @@ class Step(Constant):
 
 
 class Linear(Constant):
-    """In a straight line from 1 to `end` over `steps` gradient steps, then constant."""
+    """Falls linearly from 1 to `end` over `steps` gradient steps, then stays constant."""
 
     def __init__(self, *args: Any, steps: PositiveInt | None = None, end: Probability = 0.0, **kwargs: Any):
         """
         Args:
-            steps: gradient steps of the way down, warm-up included; null takes those of the whole run.
-            end: what remains, as part of the optimizer's step size.
+            steps: duration in gradient steps, warm-up included; null takes the whole run.
+            end: final step size, as a fraction of the optimizer's.
 
         Raises:
-            ConfigError: nobody can know how many gradient steps the run will make.
+            ConfigError: the number of gradient steps is not known in advance.
         """
         super().__init__(*args, **kwargs)
         known = steps or self.planned
@@ -81,7 +81,7 @@ class Linear(Constant):
         self.steps, self.end = known, end
 
     def way(self, step: int) -> float:
-        """How much of the way down lies behind gradient step `step`."""
+        """Fraction of the duration that has passed at gradient step `step`, in [0, 1]."""
         return min(1.0, max(0, step - self.warmup) / max(1, self.steps - self.warmup))
 
     def shape(self, step: int) -> float:
@@ -89,7 +89,7 @@ class Linear(Constant):
 
 
 class Cosine(Linear):
-    """The same in half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    """Falls along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
 
     def shape(self, step: int) -> float:
         return self.end + (1 - self.end) * 0.5 * (1 + math.cos(math.pi * self.way(step)))
@@ -120,7 +120,7 @@ schedules: WeakKeyDictionary[Optimizer, Constant] = WeakKeyDictionary()
 
 
 def advance(optimizer: Optimizer) -> None:
-    """Set the step size of the next step, if `optimizer` follows a schedule; what is captured only is no step."""
+    """Set the step size of the next step, if `optimizer` follows a schedule; capturing a graph is not a step."""
     schedule = schedules.get(optimizer)
     if schedule is None:
         return
@@ -136,7 +136,7 @@ def advance(optimizer: Optimizer) -> None:
 
 
 def keep_as_tensors(optimizer: Optimizer) -> None:
-    """Have the step sizes lie where the parameters are, and in checkpoints as numbers."""
+    """Keep the step sizes as tensors on the parameters' device, and as numbers in checkpoints."""
     optimizer.register_state_dict_post_hook(_as_numbers)
     optimizer.register_load_state_dict_post_hook(_as_tensors)
     _as_tensors(optimizer)

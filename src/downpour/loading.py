@@ -1,4 +1,4 @@
-"""A run's checkpoints: which to go on from, and the algorithm that one holds."""
+"""Finds a run's checkpoints and loads the trained algorithm from one."""
 
 import logging
 import textwrap
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 def load_trained(
     directory: Path, config: Mapping[str, Any], spaces: Mapping[str, Any], first: str, key: str
 ) -> tuple[Algorithm, Path, int]:
-    """The algorithm of a run with the weights of a checkpoint, where it was read from, and at which step it was saved.
+    """The algorithm of a run with the weights of a checkpoint, the checkpoint's path, and the step it was saved at.
 
     Args:
         config: the run's own, checked.
-        first: the checkpoint to look for before all others.
-        key: what named the directory, for messages.
+        first: the checkpoint to prefer.
+        key: the setting that named the directory, for messages.
 
     Raises:
-        ConfigError: no checkpoint that can be read, or one of something else.
+        ConfigError: no readable checkpoint, or one of another algorithm.
     """
     names = [first, *(name for name in (LAST, PREVIOUS, BEST) if name != first)]
     if not any((directory / "checkpoints" / name).exists() for name in names):
@@ -50,10 +50,10 @@ def load_trained(
 
 
 def policy_of(directory: Path, spaces: Mapping[str, Any]) -> Algorithm:
-    """What a run has learned by its best checkpoint, to act in an environment with these spaces.
+    """The policy in a run's best checkpoint, for an environment with these spaces.
 
     Raises:
-        ConfigError: not a run that acts, or its policy does not fit.
+        ConfigError: the run has no policy, or its spaces differ.
     """
     key = "algo.policy"
     config = read_config(directory, key)
@@ -67,9 +67,9 @@ def policy_of(directory: Path, spaces: Mapping[str, Any]) -> Algorithm:
 
 
 def find_checkpoint(directory: Path, algorithm: Algorithm) -> Path | None:
-    """The checkpoint to go on from; None where the run was ended before its first, and starts again.
+    """The checkpoint to resume from; None if the run ended before its first one, and starts again.
 
-    Rank 0 chooses, for looking changes what there is: every rank must go on from the same one.
+    Rank 0 chooses, because the search repairs the directory: every rank must resume from the same one.
 
     Raises:
         ConfigError: all are damaged, or another algorithm's.

@@ -1,4 +1,4 @@
-"""Several machines of one run: how they notice that one has vanished, and leave together."""
+"""Runs on several nodes: detects a node that has vanished, and ends them together."""
 
 import contextlib
 import os
@@ -15,11 +15,11 @@ from typing import Any
 from downpour.config import ConfigError
 from downpour.trainer import Hardware
 
-LEAVING_SECONDS = 30  # how long node 0 waits for the others to leave
+LEAVING_SECONDS = 30  # time that node 0 waits for the others to leave
 
 
 class Watch:
-    """Each launcher tells node 0's store that it is alive, whatever its ranks are at.
+    """A heartbeat: each launcher tells node 0's store that it is alive, whatever its ranks are doing.
 
     A host that vanishes closes no connection, so ranks that wait for it would wait on. A short limit on what ranks wait
     for would notice it, and also end a run whose rank 0 takes its time to save, to film or to end a long episode; the
@@ -37,12 +37,12 @@ class Watch:
         self._pause = hardware.timeout_seconds / 10
 
     def begin(self) -> None:
-        """Listen and watch, in two threads: what asks a host that has vanished hangs."""
+        """Send and check heartbeats in two threads: a request to a host that has vanished blocks."""
         for task in (self._exchange, self._look):
             threading.Thread(target=task, daemon=True).start()
 
     def end(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._over.set()
 
     def _exchange(self) -> None:
@@ -50,7 +50,7 @@ class Watch:
 
         me, said = self.hardware.node_rank, dict[int, bytes]()
         others = [0] if me else range(1, self.hardware.nodes)
-        with contextlib.suppress(DistError):  # node 0 has gone: that it is not heard of is enough
+        with contextlib.suppress(DistError):  # node 0 has gone: the missing heartbeat is enough
             store = _store(self.hardware, self.hardware.timeout_seconds, is_master=False)
             while not self._over.wait(self._pause):
                 store.add(f"alive/{me}", 1)
@@ -76,7 +76,7 @@ def together(hardware: Hardware, scratch: Path) -> Iterator[Watch]:
 
     Raises:
         ConfigError: node 0 cannot listen at the port.
-        TimeoutError: it is not there.
+        TimeoutError: node 0 cannot be reached.
     """
     from torch.distributed import DistError
 
@@ -84,7 +84,7 @@ def together(hardware: Hardware, scratch: Path) -> Iterator[Watch]:
     if hardware.nodes == 1:
         yield watch
         return
-    own = _serve(hardware) if hardware.node_rank == 0 else None  # shares torchrun's server, and outlives it
+    own = _serve(hardware) if hardware.node_rank == 0 else None  # shares torchrun's server and outlives it
     if own is None:
         _find(hardware)
     watch.begin()
@@ -130,12 +130,12 @@ def _store(hardware: Hardware, seconds: float, **how: Any) -> Any:
 
 
 def note_rank(scratch: Path, rank: int) -> None:
-    """Leave for the launcher which process this rank is."""
+    """Write this rank's process id for the launcher."""
     (scratch / f"{rank}.pid").write_text(str(os.getpid()))
 
 
 def have_started(scratch: Path) -> bool:
-    """Whether any rank of this node has."""
+    """Whether any rank of this node has started."""
     return any(scratch.glob("*.pid"))
 
 

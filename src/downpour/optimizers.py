@@ -20,7 +20,7 @@ def needs_closure(kind: Any) -> bool:
 class RMSprop(Optimizer):
     """RMSprop as the lecture has it: r <- rho r + (1 - rho) g * g; theta <- theta - epsilon g / sqrt(delta + r).
 
-    Torch adds delta to the root instead: sqrt(r) + delta. Where gradients are small that is another algorithm, so both
+    Torch adds delta to the root instead: sqrt(r) + delta. The two differ where gradients are small, so both
     are here. Centered, r loses the square of the mean gradient (Graves 2013, eqs. 38-45, which Mnih et al. 2015 use
     with delta inside).
     """
@@ -40,12 +40,12 @@ class RMSprop(Optimizer):
         """
         Args:
             lr: epsilon of the lecture.
-            alpha: rho of the lecture, the memory of the square of the gradient.
+            alpha: rho of the lecture, the decay rate of the mean square gradient.
             eps: delta of the lecture.
             eps_inside: add it to r, inside the root; False adds it to the root.
             centered: divide by the standard deviation of the gradient, not by its root mean square.
-            momentum: part of the last step that is taken again.
-            weight_decay: part of the parameters that is added to their gradient.
+            momentum: fraction of the previous step that is added.
+            weight_decay: multiple of the parameters that is added to their gradient (L2 penalty).
         """
         defaults = {"lr": lr, "alpha": alpha, "eps": eps, "eps_inside": eps_inside, "centered": centered}
         super().__init__(params, {**defaults, "momentum": momentum, "weight_decay": weight_decay})
@@ -77,7 +77,7 @@ class RMSprop(Optimizer):
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # it is nobody's state
+            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # not part of the state
         if group["eps_inside"]:
             root = add(spread, group["eps"])
             torch._foreach_sqrt_(root)
@@ -92,7 +92,7 @@ class RMSprop(Optimizer):
                 torch._foreach_sub_(parameters, torch._foreach_mul(taken, group["lr"]))
             else:
                 torch._foreach_add_(parameters, taken, alpha=-group["lr"])
-        elif isinstance(group["lr"], Tensor):  # of a schedule on a GPU
+        elif isinstance(group["lr"], Tensor):  # set by a schedule on a GPU
             step: Any = torch._foreach_div(gradients, root)
             torch._foreach_mul_(step, group["lr"])
             torch._foreach_sub_(parameters, step)
@@ -107,7 +107,7 @@ class RMSprop(Optimizer):
 
 
 def capturable(kind: Any, fused: Any) -> bool:
-    """Whether a CUDA graph can hold a step of an optimizer of this class: Torch's by their fused kernels."""
+    """Whether a CUDA graph can capture a step of this optimizer class; Torch's need their fused kernels."""
     return kind is RMSprop or (kind in (Adam, AdamW, SGD) and bool(fused))
 
 

@@ -16,7 +16,7 @@ def check_pairing(config: Mapping[str, Any]) -> None:
         config: its groups, each checked by itself.
 
     Raises:
-        ConfigError: they do not; with what does.
+        ConfigError: they do not; with an alternative.
     """
     algorithm = class_of(config, "algo")
     data = class_of(config, "data")

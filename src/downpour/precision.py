@@ -1,4 +1,4 @@
-"""Lightning's precisions, fitted to rounds; gradient steps without needless hooks; clipping of scaled gradients."""
+"""Lightning's precision plugins, adapted to rounds; gradient steps without hooks; clipping of scaled gradients."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
 
-# Precisions of weights and data alike: what a stream hands out must have this type.
+# Precisions of both weights and data: batches must have this dtype.
 DTYPES = {"bf16-true": torch.bfloat16, "64-true": torch.float64}
 HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 class Direct(Precision):
-    """32-bit arithmetic that calls no callback before and after `backward` and before a step.
+    """32-bit precision without the callback hooks around `backward` and before a step.
 
-    Asking each callback, under a profiler's clock, costs a small network a tenth of its gradient step.
+    Calling every callback inside a profiler takes a tenth of a small network's gradient step.
     """
 
     def pre_backward(self, tensor: Tensor, module: Any) -> Tensor:
@@ -33,12 +33,12 @@ class Direct(Precision):
 
     @staticmethod
     def serves(callbacks: Iterable[Callback]) -> bool:
-        """Whether none of them wants to be called there."""
+        """Whether no callback implements these hooks."""
         return not any(is_overridden(hook, callback, Callback) for callback in callbacks for hook in HOOKS)
 
 
 class _Converted:
-    """A round stays the TensorDict that it is: Lightning's conversion rebuilds it without its shape."""
+    """Leaves a round as it is: Lightning's conversion would lose the shape of the TensorDict."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -53,20 +53,20 @@ class Double(_Converted, DoublePrecision):
 
 
 def of_all(name: str) -> Precision | None:
-    """The precision of that name if weights and data have it alike; None for 32 bits, and for mixed ones."""
+    """The plugin for a precision of both weights and data; None for 32-bit and mixed precisions."""
     if name == "bf16-true":
         return Half("bf16-true")
     return Double() if name == "64-true" else None
 
 
 class Scaled(MixedPrecision):
-    """16-mixed whose gradients may be unscaled before the step: clipping must see them as they are.
+    """16-mixed with gradients that can be unscaled before the step, as clipping requires.
 
-    Lightning's own unscales in the step, and a second time is an error.
+    Lightning's plugin unscales in the step, and unscaling twice is an error.
     """
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Divide the gradients by the factor that the loss was multiplied with; the step then does not."""
+        """Divide the gradients by the loss scale; the step then does not."""
         assert self.scaler is not None
         self.scaler.unscale_(optimizer)
 
@@ -74,22 +74,22 @@ class Scaled(MixedPrecision):
         assert self.scaler is not None
         closure()
         self._after_closure(model, optimizer)
-        output = self.scaler.step(optimizer, **kwargs)  # unscales if nobody has; leaves out a step that is not finite
+        output = self.scaler.step(optimizer, **kwargs)  # unscales if needed; skips a step that is not finite
         self.scaler.update()
         return output
 
 
 def unscale(strategy: Any, optimizer: Any) -> None:
-    """Before gradients are looked at: undo the scaling, if there is any."""
+    """Undo the loss scaling, if there is any, before gradients are used."""
     precision = getattr(strategy, "precision_plugin", None)
     if isinstance(precision, Scaled):
         precision.unscale(getattr(optimizer, "optimizer", optimizer))
 
 
 def bare_optimizers(trainer: Any) -> list[Optimizer] | None:
-    """The optimizers of one process, if nothing stands between a rule and their `step`; otherwise None.
+    """The unwrapped optimizers, if nothing needs Lightning's wrappers; otherwise None.
 
-    Lightning's wrapper counts steps and asks the strategy, which asks the precision: a tenth of a small network's step.
+    Lightning's wrapper calls the strategy and the precision plugin: a tenth of a small network's gradient step.
     """
     strategy = trainer.strategy
     plain = type(strategy) is SingleDeviceStrategy and getattr(strategy.precision_plugin, "scaler", None) is None

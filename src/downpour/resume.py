@@ -1,4 +1,4 @@
-"""What a resumed run keeps from its directory, and what may be overridden."""
+"""What a resumed run keeps of its configuration, and what may be overridden."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from downpour import directory as directories
 from downpour.building import length_key
 from downpour.config import ConfigError, class_of, nearest, show
 
-# Groups that decide how a run is computed and watched, not what.
+# Groups that affect how a run is computed and logged, not its results.
 ANEW = ("trainer", "strategy", "logger", "callbacks", "debug")
 FIXED = ("seed", "resume", "resume_sweep", "init_from", "freeze")
 
@@ -23,11 +23,11 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
 
     Args:
         directory: the run's.
-        composed: what the command line alone would have been.
+        composed: the configuration of the command line alone.
         overrides: of that command line.
 
     Raises:
-        ConfigError: not a run; a finished one; or an override that would make it another run.
+        ConfigError: not a run; a finished one; or an override that would change its results.
     """
     own = directories.read_config(directory, "resume")
     config = copy.deepcopy(own)
@@ -50,7 +50,7 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
 def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:
     """Whether the run has this already: its own command line with resume=DIR added must work."""
     group, *path = override.key_or_group.split(".")
-    if group not in own and group not in composed:  # an experiment, say, which sets anything
+    if group not in own and group not in composed:  # such as an experiment, which can set any key
         groups = [name for name, node in own.items() if isinstance(node, dict) and name not in ANEW]
         return all(_same(own[name], composed.get(name)) for name in groups)
     mine, theirs = own.get(group), composed.get(group)

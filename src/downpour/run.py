@@ -1,4 +1,4 @@
-"""Facts about a run that its parts share."""
+"""What the parts of a run share: its directory, seed, length, and ranks."""
 
 import os
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ import numpy as np
 class Purpose(IntEnum):
     """The purpose of a random stream, so that no two parts of a run share one.
 
-    The last three share numbers with what only data sets draw, and are of runs that act.
+    The last three reuse numbers of purposes that only data sets have.
     """
 
     ENVIRONMENT = 1
     REPLAY = 2
     ACTION = 3
     EVALUATION = 4
-    GLOBAL = 5  # the generators that libraries draw from when they are given none
+    GLOBAL = 5  # the global generators
     SPLIT = 6  # of a data set
     ORDER = 7  # of its rows
     AUGMENTATION = 8
@@ -30,7 +30,7 @@ class Purpose(IntEnum):
 
 @dataclass
 class StepCounts:
-    """Steps that some ranks have made, as far as is known here: of their streams, and of their optimizers."""
+    """Steps made by other ranks, as far as is known here: of their streams, and of their optimizers."""
 
     steps: int = 0
     gradient_steps: int = 0
@@ -46,10 +46,10 @@ class Run:
         total_steps: length of the run over all ranks, in the steps its data module counts.
         eval_every: the same steps between two evaluations; an epoch of the trainer.
         eval_episodes: episodes of one evaluation.
-        rank, world_size: of this process.
+        rank, world_size: this process's.
         ranks_per_replica: neighbouring ranks that share one copy of the weights and see the same data.
-        asynchronous: whether ranks run at their own pace.
-        others: if so, the steps of the others.
+        asynchronous: whether ranks do not wait for each other.
+        others: in an asynchronous run, the steps of the other ranks.
     """
 
     directory: Path
@@ -65,41 +65,41 @@ class Run:
 
     @property
     def replica(self) -> int:
-        """The number of this rank's copy of the weights."""
+        """Index of this rank's replica (copy of the weights)."""
         return self.rank // self.ranks_per_replica
 
     @property
     def replicas(self) -> int:
-        """Copies of the weights, each with experience of its own."""
+        """Number of replicas, each with its own experience."""
         return self.world_size // self.ranks_per_replica
 
     @property
     def synchronous_replicas(self) -> int:
-        """Of these, those that make each step together with this one."""
+        """Number of replicas whose gradients are averaged in each step."""
         return 1 if self.asynchronous else self.replicas
 
     @property
     def is_replica_leader(self) -> bool:
-        """Whether this rank records what its copy of the weights has seen."""
+        """Whether this rank records its replica's episodes and metrics."""
         return self.rank % self.ranks_per_replica == 0
 
     def rng(self, purpose: Purpose, *step: int) -> np.random.Generator:
-        """A generator of this replica's own."""
+        """A generator for this replica."""
         return np.random.default_rng(self.seed_sequence(purpose, *step))
 
     def seed_sequence(self, purpose: Purpose, *step: int) -> np.random.SeedSequence:
-        """The source of this replica's draws, independent of other replicas' and of other seeds'."""
+        """The seed sequence of this replica, independent of other replicas and other seeds."""
         return np.random.SeedSequence([self.seed, purpose, *step], spawn_key=(self.replica,) if self.replica else ())
 
     def shared_sequence(self, purpose: Purpose, *step: int) -> np.random.SeedSequence:
-        """The source of draws that are the same on all ranks."""
+        """A seed sequence that is the same on all ranks."""
         return np.random.SeedSequence([self.seed, purpose, *step])
 
 
 def process() -> tuple[int, int | None]:
     """(rank, world size) of a process that torchrun started; (0, None) of any other.
 
-    A cluster may set RANK and WORLD_SIZE for processes of its own: they count only beside torchrun's mark.
+    A cluster may set RANK and WORLD_SIZE too: they count only if torchrun's variable is set.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return 0, None

@@ -1,4 +1,4 @@
-"""What predictions are worth: metrics of classifiers (torchmetrics) and of regressions."""
+"""Metrics of classification (torchmetrics) and regression."""
 
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -41,6 +41,6 @@ def scores(outputs: Tensor, targets: Tensor, classes: int | None) -> dict[str, f
 
 
 def confusion(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """How often each class (row) was taken for each (column): [classes, classes]."""
+    """The confusion matrix: true classes in rows, predicted ones in columns, [classes, classes]."""
     labels = targets.flatten()
     return multiclass_confusion_matrix(outputs.flatten(0, -2).argmax(-1), labels, classes, validate_args=False)

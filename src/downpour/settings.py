@@ -23,12 +23,12 @@ def show_help(arguments: Sequence[str], summary: str, defaults: Path) -> bool:
 
 
 def read_settings(arguments: Sequence[str], defaults: Path, example: str) -> dict[str, Any]:
-    """What was typed, over the defaults.
+    """The defaults, overridden by the command line.
 
     Args:
         arguments: what was typed after the command's name.
         defaults: the YAML file of settings; the one that must be given is `???` there.
-        example: that setting as a person would type it.
+        example: an example of the required setting, for messages.
 
     Returns:
         A value for every setting: text as it was typed, except for true, false and null.

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def recorded(trainer: Trainer, algorithm: Algorithm, data: Any, run: Run) -> Iterator[None]:
-    """Around training: keep summary.json true, whatever the end, and tell the loggers of it.
+    """Context of training that keeps summary.json up to date, however the run ends, and closes the loggers.
 
     `status` is `running` until it is known to be `finished`, `stopped` (by a signal, saved) or `failed`; one that was
     killed therefore says `running`.
@@ -43,7 +43,7 @@ def recorded(trainer: Trainer, algorithm: Algorithm, data: Any, run: Run) -> Ite
                 directories.write_summary(run.directory, {"status": status, **found, **known})
         except OSError:
             if status == "finished":
-                raise  # else the disk may be the very reason
+                raise  # otherwise the disk may be the cause
         finally:
             _close_loggers(trainer, status)
     if run.rank == 0:
@@ -51,7 +51,7 @@ def recorded(trainer: Trainer, algorithm: Algorithm, data: Any, run: Run) -> Ite
 
 
 def results(trainer: Trainer, algorithm: Algorithm, data: Any, seconds: float) -> dict[str, Any]:
-    """The numbers of a run, as it stands; `seconds` is how long this process has trained."""
+    """The current results of a run; `seconds` is the training time of this process."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     saver = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
     recorder = next((c for c in callbacks if isinstance(c, Recorder)), None)

@@ -1,4 +1,4 @@
-"""Hydra's optional launchers and sweepers, made to fit."""
+"""Hydra's optional launchers and sweepers, and resuming a sweep."""
 
 import logging
 import os
@@ -27,25 +27,25 @@ def register() -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *(path for path in paths if path and path != source)])
     Plugins.instance()  # finding the plugins registers their own defaults
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # of Optuna's database; it tells what it sets up
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage logs its schema set-up
     try:
         from hydra_plugins.hydra_optuna_sweeper.config import Direction, OptunaSweeperConf
     except ImportError:
         return
     node = replace(
         OptunaSweeperConf(),
-        direction=Direction.maximize,  # of what a run returns: its last evaluation
-        n_jobs=1,  # suggested at once: each suggestion then knows all results before it
-        max_failure_rate=1.0,  # a diverged run tells where not to search; it must not end the search
+        direction=Direction.maximize,  # of the value a run returns: its last evaluation
+        n_jobs=1,  # one at a time: each suggestion then uses all results before it
+        max_failure_rate=1.0,  # a diverged run is information for the search; it must not end it
     )
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node, provider="downpour")
 
 
 def typed_before(arguments: Sequence[str]) -> list[str]:
-    """What a command line that says no more than `-m resume_sweep=DIR` leaves out: what the sweep was started with.
+    """The overrides that `-m resume_sweep=DIR` leaves out: those that the sweep was started with.
 
     Raises:
-        ConfigError: DIR is not a sweep's, -m is missing, or something else is typed than the sweep was started with.
+        ConfigError: DIR is not a sweep's, -m is missing, or the overrides differ from those of the sweep.
     """
     settings = [each for each in arguments if not each.startswith("-")]
     given = [each.partition("=")[2] for each in settings if each.startswith("resume_sweep=")]
@@ -69,7 +69,7 @@ def typed_before(arguments: Sequence[str]) -> list[str]:
 
 
 def missing(group: str, name: str) -> str | None:
-    """Why an option of Hydra's own groups was not found; None for other groups."""
+    """Why an option of Hydra's own groups was not found (a missing extra); None for other groups."""
     if group not in OPTIONAL:
         return None
     if name in OPTIONAL[group]:

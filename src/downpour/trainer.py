@@ -1,4 +1,4 @@
-"""The hardware a run asks for, and the Lightning trainer that drives it."""
+"""The `trainer` group: hardware, precision, and the Lightning trainer."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Hardware:
-    """What the `trainer` group says: on what, and in how many processes, a run is computed."""
+    """The hardware of a run: accelerator, processes, threads, precision."""
 
     def __init__(
         self,
@@ -42,18 +42,18 @@ class Hardware:
         Args:
             accelerator: what computes.
             devices: processes on each node, a GPU each if there are GPUs.
-            nodes: machines.
-            node_rank: which of them this is.
+            nodes: number of machines.
+            node_rank: index of this machine.
             address, port: of node 0; the same on all. No port picks a free one (one node only).
-            timeout_seconds: how long nodes wait for each other at the start, and one may be silent afterwards.
-            threads: threads a process computes with on the CPU; null leaves Torch's choice.
-            precision: of the arithmetic, in Lightning's words.
-            deterministic: refuse GPU kernels whose results vary from run to run.
-            matmul_precision: of products and convolutions of 32-bit floats, in Torch's words.
-            cuda_graph: capture a gradient step once, and have the GPU repeat it as a whole (see `downpour.graphs`).
+            timeout_seconds: how long nodes wait for each other at the start, and for a heartbeat afterwards.
+            threads: CPU threads per process; null leaves Torch's default.
+            precision: Lightning's name of a precision.
+            deterministic: raise an error for GPU kernels that are not deterministic.
+            matmul_precision: Torch's float32 matmul precision, also of convolutions.
+            cuda_graph: capture gradient steps in CUDA graphs (see `downpour.graphs`).
 
         Raises:
-            ConfigError: the machine has not what is asked for.
+            ConfigError: this machine lacks what is asked for.
         """
         self.accelerator, self.devices, self.nodes, self.node_rank = accelerator, devices, nodes, node_rank
         self.address, self.port, self.timeout_seconds, self.threads = address, port, timeout_seconds, threads
@@ -79,22 +79,22 @@ class Hardware:
         return self.devices * self.nodes
 
     def apply(self) -> None:
-        """Have Torch compute in this process as it says."""
+        """Apply the settings to Torch in this process."""
         if self.threads:
             torch.set_num_threads(self.threads)
-        torch.set_flush_denormal(True)  # an optimizer's memory of a gradient that stays 0 ends in them: 10 x slower
+        torch.set_flush_denormal(True)  # optimizer state of gradients that stay 0 decays into denormals: 10 x slower
         torch.set_float32_matmul_precision(self.matmul_precision)
         torch.backends.cudnn.allow_tf32 = self.matmul_precision != "highest"
 
     def warn_of_crowding(self, servers: int = 0) -> None:
-        """Say so if the processes of node 0, `servers` beside its ranks, must share cores."""
+        """Warn if the processes of node 0, including `servers`, must share cores."""
         processes, there = self.devices + servers, cores()
         if self.accelerator == "cpu" and processes > there:
             share = f"each of the {processes} processes gets {there / processes:.2g} of a core"
             log.warning("trainer.devices=%d, but this machine has only %d core(s): %s", self.devices, there, share)
 
     def check_world(self, world_size: int) -> None:
-        """Compare with what somebody's torchrun has started.
+        """Compare with the processes that an external torchrun has started.
 
         Raises:
             ConfigError: other numbers of processes.
@@ -107,14 +107,14 @@ class Hardware:
 
 
 def cores() -> int:
-    """Those that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def make_trainer(
     hardware: Hardware, run: Run, strategy: Any, callbacks: list[Callback], loggers: list[Logger], detect_anomaly: bool
 ) -> Trainer:
-    """A trainer that leaves to this project's parts what they do themselves.
+    """A Lightning trainer without the parts that this project replaces.
 
     Raises:
         ConfigError: hardware, strategy and precision do not go together.

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare(module: nn.Module, config: Mapping[str, Any]) -> None:
-    """What `init_from` and `freeze` ask for; a resumed run has its weights from its own checkpoint, but stays frozen.
+    """Apply `init_from` and `freeze`; a resumed run has weights of its own, but its parameters stay frozen.
 
     Raises:
         ConfigError: see `take`, `freeze`.
@@ -27,13 +27,13 @@ def prepare(module: nn.Module, config: Mapping[str, Any]) -> None:
 
 
 def take(module: nn.Module, directory: Path) -> list[str]:
-    """Copy from a run's newest checkpoint the weights whose name and shape are in `module`; say which are not.
+    """Copy the weights of a run's newest checkpoint whose names and shapes match; log the others.
 
     Returns:
-        Names of what was taken.
+        Names of the copied weights.
 
     Raises:
-        ConfigError: not a run, or nothing fits.
+        ConfigError: not a run, or no weights match.
     """
     if not directory.is_dir():
         raise ConfigError("init_from", directory, "there is no such run directory")
@@ -55,10 +55,10 @@ def take(module: nn.Module, directory: Path) -> list[str]:
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
-    """Keep the parameters whose names match one of `patterns` (`network.layers.0.*`) as they are.
+    """Freeze the parameters whose names match one of `patterns` (`network.layers.0.*`).
 
     Raises:
-        ConfigError: a pattern matches none, or nothing is left to learn.
+        ConfigError: a pattern matches none, or no trainable parameter remains.
     """
     names = [name for name, _ in module.named_parameters()]
     for pattern in patterns:

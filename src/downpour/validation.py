@@ -1,4 +1,4 @@
-"""What a run may be told, checked as a whole before anything is started."""
+"""Validates a whole configuration before anything is started."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -53,13 +53,13 @@ class Debug:
 
 
 def validate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Check a composed configuration against what it would build.
+    """Check a composed configuration against the constructors of what it builds.
 
     Returns:
-        The same with values of the types that were asked for.
+        The same with values converted to the annotated types.
 
     Raises:
-        ConfigError: see `downpour.config.check`; or parts that do not go together.
+        ConfigError: see `downpour.config.check`; or incompatible parts.
     """
     settings = {name: value for name, value in config.items() if name not in GROUPS}
     known = [field.name for field in fields(Settings)]
@@ -83,14 +83,14 @@ def validate(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(length, None, f"data={data.stream} counts {data.step_name}: this is the length of its run")
     if groups["schedule"]:
         build_schedule({**settings, **groups})
-    hardware: Hardware = build(groups["trainer"])  # says what this machine lacks
+    hardware: Hardware = build(groups["trainer"])  # reports what this machine lacks
     parallelism(build_strategy(groups, hardware)).check(algorithm, data, groups)
     graphs.check(hardware, algorithm, groups)
     return {**settings, **groups}
 
 
 def check_room(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> None:
-    """Refuse what the processes of this node could not hold, before any of them is started.
+    """Check that the data of all processes of this node will fit, before any of them is started.
 
     Raises:
         ConfigError: with what is needed and what would fit.

@@ -18,16 +18,16 @@ log = logging.getLogger(__name__)
 for kind in ("VIDEO", "AUDIO"):  # pictures are drawn in memory; without a screen SDL would complain
     os.environ.setdefault(f"SDL_{kind}DRIVER", "dummy")
 
-USUAL_RATE = 30  # frames a second, where an environment does not say
+USUAL_RATE = 30  # frames per second, if the environment does not define it
 
 
 def film(
     policy: Algorithm, camera: "Camera", name: str, episodes: int, seed: np.random.SeedSequence, max_steps: int
 ) -> list[Path]:
-    """Play whole episodes with exploration off and film them.
+    """Play whole episodes with exploration off and record them.
 
     Args:
-        name: what the files' names begin with; the return follows.
+        name: start of the files' names; the return follows.
         max_steps: an episode is cut here if its environment does not end it; no further one is played then.
 
     Returns:
@@ -42,10 +42,10 @@ def film(
 
 
 class Camera:
-    """A vector of one environment that films itself, frame by frame as they come (an Atari episode fills gigabytes).
+    """A vector of one environment that records itself, frame by frame (an Atari episode would fill gigabytes).
 
     Attributes:
-        films: the files of the last filming.
+        films: files of the last recording.
     """
 
     num_envs = 1
@@ -53,12 +53,12 @@ class Camera:
     def __init__(self, environment: Any, directory: Path | None, key: str = "video"):
         """
         Args:
-            environment: gives single environments (`single(render_mode)`).
-            directory: where the files go; None plays as if it filmed and writes nothing.
-            key: the setting that asked for a film, for messages.
+            environment: creates single environments (`single(render_mode)`).
+            directory: where the files go; None plays the same episodes and writes nothing.
+            key: the setting that asked for the video, for messages.
 
         Raises:
-            ConfigError: the environment cannot be drawn, or not on this machine.
+            ConfigError: the environment cannot be rendered, or not on this machine.
         """
         self.directory, self.films = directory, list[Path]()
         self._writer: Any = None
@@ -74,7 +74,7 @@ class Camera:
         try:
             single.reset(seed=0)
             _picture(single.render())
-        except Exception as error:  # a missing package or display: each environment has its own way to fail
+        except Exception as error:  # a missing package or display: environments raise different errors
             text = f"{environment.id} cannot be rendered on this machine ({type(error).__name__}: {error})"
             raise ConfigError(key, True, text) from None
         finally:
@@ -83,7 +83,7 @@ class Camera:
         self.environments = SyncVectorEnv([make], autoreset_mode=AutoresetMode.NEXT_STEP)
 
     def begin(self, name: str, episodes: int) -> None:
-        """Name the films to come."""
+        """Set the name of the next videos."""
         self.films = []
         self._name, self._numbered = name, episodes > 1
 
@@ -95,7 +95,7 @@ class Camera:
         return result
 
     def step(self, action: np.ndarray) -> Any:
-        """As the vector's own; the step after an episode's end is the next one's reset."""
+        """As the vector's own; the step after an episode's end resets (NEXT_STEP autoreset)."""
         result = self.environments.step(action)
         _, reward, terminated, truncated, _ = result
         self._shoot(float(reward[0]), bool(terminated[0] or truncated[0]))
@@ -126,7 +126,7 @@ class Camera:
         return self.directory / f".{self._name}.partial.mp4"
 
     def cut(self) -> None:
-        """End the film that is being made, if one is, and give it its name."""
+        """Finish the current video, if any, and name it."""
         if self._writer is None:
             return
         assert self.directory is not None
@@ -138,13 +138,13 @@ class Camera:
         self.films.append(path)
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Close the environment."""
         self.cut()
         self.environments.close()
 
 
 def _picture(frame: Any) -> np.ndarray:
-    """A frame [height, width, 3] of bytes, both sides even, as the codec wants them."""
+    """A frame [height, width, 3] of bytes with even sides, as the codec requires."""
     array = np.asarray(frame)
     if array.ndim != 3 or array.shape[2] != 3:
         raise ValueError(f"a frame of shape {array.shape} is not an image")

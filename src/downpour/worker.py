@@ -2,7 +2,7 @@
 
 import signal
 
-if __name__ == "__main__":  # until training has handlers of its own, a signal just ends a rank, without a word
+if __name__ == "__main__":  # until training installs its own handlers, a signal ends a rank without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
@@ -28,7 +28,7 @@ from downpour.run import process
 
 
 def main(config_file: str, directory: str, launcher: int) -> None:
-    """Take part; tell the launcher what went wrong."""
+    """Run this rank; report a failure to the launcher."""
     config: dict[str, Any] = {}
     try:
         die_with(launcher)
@@ -64,11 +64,11 @@ def take_part(config: Mapping[str, Any], directory: Path) -> None:
     else:
         directories.log_to(None)
         fit(config, directory)
-    dist.destroy_process_group()  # Lightning leaves a gloo group to crash at exit
+    dist.destroy_process_group()  # Lightning leaves the gloo group open, which crashes at exit
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now: in an ordinary exit the threads of a process group that has failed would abort or hang."""
+    """End this process immediately: in a normal exit the threads of a failed process group would abort or hang."""
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(Exception):
@@ -80,7 +80,7 @@ def die_with(launcher: int) -> None:
     """Without its launcher a rank must not go on writing (Linux only; elsewhere the lock on the directory helps)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != launcher:  # it has gone already
+        if os.getppid() != launcher:  # it has ended already
             os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""What all algorithms share: making, counting, clipping and checking gradient steps."""
+"""The base class of algorithms: gradient steps, their count, clipping, and checks."""
 
 import contextlib
 import time
@@ -31,18 +31,18 @@ class Algorithm(LightningModule):
     algorithm that needs other batches, such as a rollout's rows in order, overrides `batches`.
 
     Attributes:
-        learns_from: names of the streams whose rounds it understands.
+        learns_from: names of the streams whose rounds it accepts.
         single_pass: a gradient step is a pass of a batch's `input` through `network`, judged by `error` with `target`
             (it may be cut in stages, or made again at other weights: `closure_step`).
         static_shapes: `learn_from` asks the host nothing: batches of one shape run the same kernels, each time.
         fills_in: fields of a batch that `learn_from` writes to.
         gradient_steps: optimizer updates so far.
         latest: metrics of the newest gradient step, by name.
-        captured: makes the gradient steps by CUDA graphs; None makes them one kernel after the other.
-        gpu_clock: knows how long the GPU has been at work; None where there is none.
+        captured: makes the gradient steps with CUDA graphs; None: eager execution.
+        gpu_clock: measures how long the GPU is busy; None without a GPU.
         evaluation_epsilon: probability of a uniform action when exploration is off; None where there is no such thing.
-        is_td0: whether it converges where linear TD(0) does.
-        num_actions, first_action: of a rule that chooses among discrete actions, which are first, first + 1, ...
+        is_td0: whether it converges to the fixed point of linear TD(0).
+        num_actions, first_action: of discrete actions, numbered first, first + 1, ...
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ()
@@ -57,7 +57,7 @@ class Algorithm(LightningModule):
     def __init__(self, optimizer: OptimizerFactory, *, gradient_clip: PositiveFloat | None = None):
         """
         Args:
-            gradient_clip: largest norm of the gradient; null leaves it as it is.
+            gradient_clip: largest norm of the gradient; null: no clipping.
         """
         super().__init__()
         self.automatic_optimization = False
@@ -72,7 +72,7 @@ class Algorithm(LightningModule):
 
     @classmethod
     def steps_each(cls, settings: Mapping[str, Any]) -> int:
-        """Gradient steps that it makes of each batch of a stream, given all arguments of the constructor."""
+        """Gradient steps per batch of a stream, given all arguments of the constructor."""
         return 1
 
     def configure_optimizers(self) -> Optimizer:

@@ -43,14 +43,14 @@ class StochasticPolicy(Algorithm):
         Args:
             head: turns the network's outputs into the distribution.
             gamma: discount.
-            entropy_coefficient: weight of the entropy in what is maximized.
+            entropy_coefficient: weight of the entropy in the objective.
             normalize_observations: feed the networks observations of mean 0 and variance 1 over the run so far.
             normalize_rewards: divide rewards by the standard deviation of their discounted sums over the run so far.
-            evaluation: act by the likeliest action, or draw, when exploration is off.
+            evaluation: take the most likely action, or sample, when exploration is off.
             with_value: whether to have a second network for V(x).
 
         Raises:
-            ConfigError: an entropy bonus for a head that does not know its entropy.
+            ConfigError: an entropy bonus for a head without a closed-form entropy.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
         if entropy_coefficient > 0 and not head.has_entropy:

@@ -18,7 +18,7 @@ from downpour.scores import scores
 class Supervised(Algorithm):
     """Fit a network to pairs of inputs and targets.
 
-    Classes are told from numbers by the data set: the network gets one output for each class, or for each number.
+    The data set decides between classification and regression: one output per class, or per target.
     """
 
     learns_from: ClassVar[tuple[str, ...]] = ("dataset",)
@@ -87,7 +87,7 @@ class Supervised(Algorithm):
             return loss, {} if self.classes is None else {"accuracy": _accuracy(outputs, batch["target"])}
 
     def updates(self, round: TensorDict) -> Tensor:
-        """A lean loop, for a small network's whole step takes 0.2 ms."""
+        """A loop with little overhead: a small network's step takes 0.2 ms."""
         if self.captured is not None:
             return super().updates(round)
         optimizer = self.optimizers()
@@ -102,7 +102,7 @@ class Supervised(Algorithm):
             self.advance()
             losses.append(loss.detach())
         if self.classes is not None and not self.takes_closure:
-            self.latest["accuracy"] = _accuracy(outputs.detach(), y)  # of the newest gradient step
+            self.latest["accuracy"] = _accuracy(outputs.detach(), y)  # metrics of the newest gradient step
         return torch.stack(losses)
 
     def closure_step(self, x: Tensor, y: Tensor) -> Tensor:

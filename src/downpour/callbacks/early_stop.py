@@ -1,4 +1,4 @@
-"""Stopping when the task is solved, or when nothing gets better."""
+"""Early stopping: when the task is solved, or when a metric no longer improves."""
 
 import logging
 import math
@@ -33,13 +33,13 @@ class EarlyStop(Callback):
         """
         Args:
             monitor: the metric.
-            mode: whether more or less of it is better.
-            threshold: its value to reach; null takes the mean return that Gymnasium gives for the environment, if the
-                return is what is monitored and there is no patience.
-            patience: evaluations without a better value after which the run ends; null does not count them.
+            mode: whether the metric is to be maximized or minimized.
+            threshold: value to reach; null takes Gymnasium's reward threshold of the environment, if the
+                return is monitored and there is no patience.
+            patience: evaluations without improvement after which the run ends; null: no limit.
 
         Raises:
-            ConfigError: Gymnasium gives no threshold, where one is needed.
+            ConfigError: a threshold is needed, and Gymnasium defines none.
         """
         if threshold is None and patience is None and environment is not None and monitor == "eval/return_mean":
             threshold = environment.solved_at
@@ -53,11 +53,11 @@ class EarlyStop(Callback):
 
     @property
     def watches(self) -> bool:
-        """Whether anything could end the run."""
+        """Whether there is a threshold or a patience."""
         return self.threshold is not None or self.patience is not None
 
     def ends(self, metrics: Mapping[str, Any]) -> str:
-        """Why the evaluation that measured `metrics` is the last, or nothing; the state stays as it is.
+        """Why the run ends with the evaluation that measured `metrics`, or None; does not change the state.
 
         Raises:
             ConfigError: the metric is not among them.

@@ -62,7 +62,7 @@ class Step(NamedTuple):
         counts: whether the step belongs to an episode: False during a reset and after the last episode.
         terminated: the episode terminated.
         ended: the episode terminated or was truncated.
-        learned_reward, learned_terminated: as values learn from them (see `Collector`).
+        learned_reward, learned_terminated: what values are learned from (see `Collector`).
     """
 
     observation: Tensor

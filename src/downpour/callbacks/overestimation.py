@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 class Overestimation(Callback):
     """At each evaluation plays episodes with exploration off, and compares over the states S_t that were visited
 
-    - `eval/value_estimate`: the mean of max_a Q(S_t, a), or of whatever else the algorithm takes for V(S_t);
+    - `eval/value_estimate`: the mean of V(S_t), which is max_a Q(S_t, a) for Q-learning;
     - `eval/value_actual`: the mean of the discounted sum of the rewards that followed;
     - `eval/overestimation`: the first minus the second.
 
@@ -42,9 +42,9 @@ class Overestimation(Callback):
     ):
         """
         Args:
-            episodes: of each measurement; null plays as many as an evaluation.
-            num_envs: environments stepped together, at most one an episode.
-            max_episode_steps: an episode is cut here if the environment does not end it.
+            episodes: per measurement; null plays as many as an evaluation.
+            num_envs: environments stepped together, at most one per episode.
+            max_episode_steps: truncate episodes here.
             unseen: of an episode that a limit cut, the states are left out whose discounted sum would have had more
                 than this part of its weights beyond the cut: the value knows of no limit.
         """
@@ -58,7 +58,7 @@ class Overestimation(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         step = trainer.datamodule.step
-        seed = self.run.shared_sequence(Purpose.OVERESTIMATION, step)  # other episodes than those that are evaluated
+        seed = self.run.shared_sequence(Purpose.OVERESTIMATION, step)  # different episodes from those of the evaluation
         played = list(self._play(pl_module, seed))
         value, reward, counts, terminated, ended = (np.stack(column) for column in zip(*played, strict=True))
         actual, missing = discounted_to_come(reward, terminated, ended, pl_module.gamma)
@@ -90,7 +90,7 @@ class Overestimation(Callback):
 def check_values(algorithm: Any, callback: str) -> None:
     """
     Raises:
-        ConfigError: the algorithm has no values for a callback to look at.
+        ConfigError: the algorithm learns no values.
     """
     missing = algorithm.missing_values()
     if missing:

@@ -29,7 +29,7 @@ class Progress(Callback):
     def __init__(self, run: Run, *, refresh_seconds: PositiveFloat = 0.2):
         """
         Args:
-            refresh_seconds: least time between two updates of the bar.
+            refresh_seconds: shortest time between two updates of the bar.
         """
         self.run, self.refresh_seconds = run, refresh_seconds
         self.bar: Any = None

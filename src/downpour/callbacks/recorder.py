@@ -59,7 +59,7 @@ class Recorder(Callback):
         if isinstance(trainer.strategy, Parallelism):
             metrics |= trainer.strategy.metrics(algorithm.gradient_steps)
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
-        if groups and "base_lr" in groups[0]:  # it follows a schedule
+        if groups and "base_lr" in groups[0]:  # the learning rate follows a schedule
             metrics["train/learning_rate"] = float(groups[0]["lr"])
         everyone = getattr(trainer.strategy, "gather", gather)
         seen = data.take_episodes() if self.run.is_replica_leader else []

@@ -1,4 +1,4 @@
-"""A picture of what a generative model makes."""
+"""A figure of a generative model's samples."""
 
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ class Samples(Callback):
     def __init__(self, run: Run, *, rows: PositiveInt = 64):
         """
         Args:
-            rows: how many of each; points in a plane are drawn twenty times as many.
+            rows: number of each; twenty times as many for two-dimensional data.
         """
         self.run, self.rows = run, rows
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Validation(Callback):
     """Metrics of the validation split at each epoch's end; of the test split once, when the run ends.
 
-    Every rank measures all of it, so that a network whose weights are spread over the ranks can be asked.
+    Every rank evaluates the whole split, so that a network with sharded weights can be evaluated.
     """
 
     needs: ClassVar[dict[str, str]] = {"evaluate": "learn from a data set"}
@@ -26,7 +26,7 @@ class Validation(Callback):
     def __init__(self, run: Run, *, picture: bool = True):
         """
         Args:
-            picture: draw the test split's confusion matrix, confusion.png, when the run ends.
+            picture: draw the confusion matrix of the test split, confusion.png, when the run ends.
         """
         self.run, self.picture = run, picture
 

@@ -1,4 +1,4 @@
-"""How far a run is from the exact solution, where there is one."""
+"""The distance of learned values from the exact solution."""
 
 from typing import Any, ClassVar
 
@@ -34,7 +34,7 @@ class ValueDistance(Callback):
             tolerance: largest change at which value iteration stops.
 
         Raises:
-            ConfigError: the environment shows no transition table.
+            ConfigError: the environment has no transition table.
         """
         self.mdp, self.start, self.tolerance = table_of(environment), start_of(environment), tolerance
         self.reachable = reachable(self.mdp, self.start)
@@ -68,7 +68,7 @@ class ValueDistance(Callback):
             metrics["exact/squared_residual"] = float(residual[np.isfinite(q[self.reachable])].sum())
         if self.fixed_point is not None:
             metrics["exact/fixed_point_distance"] = float(np.abs(value - self.fixed_point)[self.reachable].max())
-        if gamma < 1:  # undiscounted, a policy that never ends has no value
+        if gamma < 1:  # without discounting, a policy that never terminates has no value
             played = self._evaluate(pl_module.action_probabilities(states), gamma)
             metrics["exact/policy_value"] = float(self.start @ played)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in metrics.items()})
@@ -87,7 +87,7 @@ class ValueDistance(Callback):
 
 
 def reachable(mdp: dp.MDP, start: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which states some policy visits and acts in, [states]."""
+    """Which states are reachable from the start, [states]."""
     found: Any = start > 0
     possible: Any = (mdp.transition > 0).any(1)
     while True:
@@ -100,7 +100,7 @@ def reachable(mdp: dp.MDP, start: NDArray[np.float64]) -> NDArray[np.bool_]:
 def fixed_point(
     algorithm: Any, mdp: dp.MDP, policy: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
-    """Where linear TD(0) converges under a policy, [states]; None where V is not linear or the policy never ends."""
+    """The values that linear TD(0) converges to, [states]; None if V is not linear or the policy never terminates."""
     phi = features_of(algorithm, len(start))
     if phi is None:
         return None
@@ -111,7 +111,7 @@ def fixed_point(
 
 
 def features_of(algorithm: Any, states: int) -> NDArray[np.float64] | None:
-    """phi(x) = grad_theta V(x; theta) of every state [states, weights]; None where V is not theta^T phi(x), (60)."""
+    """phi(x) = grad_theta V(x; theta) of every state, [states, weights]; None if V is not theta^T phi(x), (60)."""
     weights = {name: weight for name, weight in algorithm.named_parameters() if weight.requires_grad}
     rows = []
     for x in range(states):

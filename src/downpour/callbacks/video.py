@@ -1,4 +1,4 @@
-"""Films of the policy as it learns."""
+"""Videos of the policy during training."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +12,9 @@ from downpour.run import Purpose, Run
 
 
 class Video(Callback):
-    """Films an episode after some of the evaluations, and after the last.
+    """Records a video after every few evaluations, and after the last.
 
-    The mp4 lies in the run directory's `videos`, with the step and the return in its name; W&B gets it as
+    The mp4 file is in the run directory's `videos`, with the step and the return in its name; W&B gets it as
     `eval/video`. Every rank plays, rank 0 films. The episode depends on the seed and the step alone and draws from no
     generator of the run.
     """
@@ -32,12 +32,12 @@ class Video(Callback):
     ):
         """
         Args:
-            every: evaluations between two filmings.
-            episodes: films of one filming, an episode each.
-            max_episode_steps: an episode is cut here if the environment does not end it.
+            every: evaluations between two recordings.
+            episodes: videos per recording, one episode each.
+            max_episode_steps: truncate episodes here.
 
         Raises:
-            ConfigError: the environment cannot be drawn.
+            ConfigError: the environment cannot be rendered.
         """
         from downpour.video import Camera
 

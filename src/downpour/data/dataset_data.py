@@ -21,9 +21,9 @@ from downpour.run import Purpose, Run
 
 
 class DatasetData(Stream):
-    """Rounds from a data set that lies in memory as it is, on the device where it fits; or in files that are read.
+    """Rounds from a data set in memory (on the device, if it fits), or read from files.
 
-    The training rows are taken one random order after another, without a gap: batches are all of one size, and every
+    The training rows are taken in one random order after another, without a gap: batches have the same size, and every
     rank takes its own part of each. The order of a pass, and the augmentation of a round, depend on the seed and the
     step alone, so the step is all there is to save.
 
@@ -59,18 +59,18 @@ class DatasetData(Stream):
         """
         Args:
             source: the data set.
-            batch_size: samples a gradient step, on each rank.
-            updates: gradient steps a round; it changes the speed, not the result.
-            validation, test: parts of all rows (`test` is not used where the data set has its own test split).
-            split_seed: decides which rows go where; null takes the run's seed.
+            batch_size: samples per gradient step, on each rank.
+            updates: gradient steps per round; changes the speed, not the result.
+            validation, test: fractions of all rows (`test` is not used if the data set has its own test split).
+            split_seed: seed of the split; null takes the run's seed.
             standardize: subtract the mean of the training rows and divide by their standard deviation: of each column,
                 or of each channel of an image.
             standardize_targets: the same with targets that are numbers; metrics keep the data set's units.
             augmentation: random changes to the training rows, drawn anew each time.
-            on_device: keep all of it on the device that computes; False sends each round there.
-            loader: `memory` reads all of it first; `workers` leaves it where the source has it and reads what each
+            on_device: keep the data set on the computing device; False copies each round to it.
+            loader: `memory` reads everything first; `workers` reads from the files what each
                 round needs. The rounds are the same, bit for bit, unless they are augmented on a GPU.
-            workers: processes that read; 0 reads in this one.
+            workers: reader processes; 0 reads in this one.
 
         Raises:
             ConfigError: a split would be empty, or a value cannot be learned from.
@@ -104,13 +104,13 @@ class DatasetData(Stream):
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def _fill(self) -> np.ndarray | None:
-        """What a hole is filled with, if there may be any: the mean of the training rows."""
+        """The values that replace missing inputs, if there can be any: the means of the training rows."""
         if not self.samples.holes:
             return None
         return self.mean if self.mean.any() else fit(self.samples.inputs, self.rows["train"])[0]
 
     def _prepare(self, fill: np.ndarray | None) -> None:
-        """Read all of it into memory and standardise it in place, a block at a time."""
+        """Read everything into memory and standardize it in place, block by block."""
         found = self.samples.inputs
         inputs = found if found.dtype == np.float32 and found.flags.writeable else np.empty(found.shape, np.float32)
         for rows in blocks(found):
@@ -128,7 +128,7 @@ class DatasetData(Stream):
         return total_steps
 
     def setup(self, stage: str) -> None:
-        """Move the data to where it will be read, in the precision it will be read in."""
+        """Move the data to the device that reads it, in the precision of the weights."""
         trainer: Any = self.trainer
         if trainer is None:
             return
@@ -195,7 +195,7 @@ class DatasetData(Stream):
         return torch.cat(found)
 
     def split(self, name: str, size: int = 2048) -> Iterator[TensorDict]:
-        """All of `train`, `validation` or `test`, in order and as it is, in batches of at most `size`."""
+        """All of `train`, `validation` or `test`, in order and without augmentation, in batches of at most `size`."""
         for part in np.array_split(self.rows[name], math.ceil(len(self.rows[name]) / size)):
             index = torch.from_numpy(part).to(self.inputs.device)
             batch = {"input": self._typed(self.inputs[index]), "target": self._typed(self.targets[index])}

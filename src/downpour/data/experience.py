@@ -1,4 +1,4 @@
-"""What every stream of experience shares: environments that are acted in, step counting, epochs, rounds."""
+"""What all streams of experience share: environments, step counting, epochs, rounds."""
 
 import logging
 import math
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 
 class Experience(Stream):
-    """A stream that collects a block of experience for each round; a subclass says how it is shaped and saved."""
+    """A stream that collects a block of experience for each round; a subclass shapes and saves it."""
 
     def __init__(self, environment: Environment, run: Run, *, num_envs: int, round_steps: int, stack: int = 1):
         """
         Args:
             num_envs: environments stepped together, on each rank.
-            round_steps: fewest steps of each environment in a round.
-            stack: of so many frames that an observation is made of, rows hold the newest only.
+            round_steps: least number of steps of each environment in a round.
+            stack: frames per observation; rows hold the newest only.
         """
         super().__init__(run)
         self.num_envs, self.round_steps = num_envs, round_steps
@@ -47,7 +47,7 @@ class Experience(Stream):
     def setup(self, stage: str) -> None:
         """
         Raises:
-            ConfigError: the policy would act by other numbers than it learns for.
+            ConfigError: the network has batch normalization or dropout.
         """
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
         for module in policy.modules():
@@ -85,7 +85,7 @@ class Experience(Stream):
 
     @abstractmethod
     def _next_round(self) -> TensorDict:
-        """Collect, and shape what the algorithm gets."""
+        """Collect experience and shape the round."""
 
     def _act(self, observation: Tensor) -> np.ndarray:
         policy: Any = self.trainer.lightning_module  # type: ignore[union-attr]
@@ -93,7 +93,7 @@ class Experience(Stream):
             return policy.act(observation.to(policy.device), self.rng, env_steps=self.step, explore=True)
 
     def transfer_batch_to_device(self, batch: TensorDict, device: torch.device, dataloader_idx: int) -> TensorDict:
-        """A round that is where it is needed is not copied piece by piece."""
+        """Skip the copy, field by field, if the round is on the device already."""
         if device.type == "cpu":
             return batch
         begin = time.perf_counter()
@@ -102,7 +102,7 @@ class Experience(Stream):
         return batch
 
     def teardown(self, stage: str) -> None:
-        """The environments must be at rest when they are let go of."""
+        """Finish a step in progress before the environments are closed."""
         self.collector.abandon()
 
     def take_episodes(self) -> list[Episode]:

@@ -16,16 +16,16 @@ class Journal:
     def __init__(self, directory: Path, dtype: np.dtype, segment: int):
         """
         Args:
-            directory: of this journal alone.
+            directory: used by this journal only.
             dtype: of a row.
-            segment: rows a file.
+            segment: rows per file.
         """
         self.directory, self.dtype, self.segment = directory, dtype, segment
         self._written: set[Path] = set()  # since the last `sync`
-        self._is_new = False  # a file among them
+        self._is_new = False  # whether a new file is among them
 
     def write(self, first: int, rows: np.ndarray) -> None:
-        """Write `rows` as rows `first`, `first + 1`, ...; they are on the disk after the next `sync`."""
+        """Write `rows` as rows `first`, `first + 1`, ...; durable after the next `sync`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         while len(rows):
             number, offset = divmod(first, self.segment)
@@ -40,10 +40,10 @@ class Journal:
             first, rows = first + len(part), rows[len(part) :]
 
     def sync(self) -> None:
-        """Return when all that was written is on the disk: a checkpoint that counts on it is valid from then on."""
+        """Flush everything written to the disk; checkpoints that refer to it are valid afterwards."""
         for path in sorted(self._written):
             _sync(path)
-        if self._is_new:  # a file has a name once its folder is on the disk, too
+        if self._is_new:  # a new file's name is durable once its folder is synced
             _sync(self.directory)
             _sync(self.directory.parent)
         self._written, self._is_new = set(), False
@@ -52,7 +52,7 @@ class Journal:
         """Rows `first` to `last` (exclusive).
 
         Raises:
-            FileNotFoundError, EOFError: some of them are not there.
+            FileNotFoundError, EOFError: some rows are missing.
         """
         parts = []
         while first < last:

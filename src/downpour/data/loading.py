@@ -1,4 +1,4 @@
-"""Data that does not fit into memory: rows read from where they lie, by processes of their own."""
+"""Data sets that do not fit into memory: rows are read from files by worker processes."""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Mapped:
-    """Inputs that stay where they are; rows are standardised, and their holes filled, as they are read."""
+    """Inputs in a memory-mapped file; rows are standardized, and missing values filled, when they are read."""
 
     device = torch.device("cpu")
 
     def __init__(self, values: np.ndarray, mean: np.ndarray, scale: np.ndarray, fill: np.ndarray | None):
         """
         Args:
-            values: [rows, *shape], for example a file that is mapped into memory.
-            fill: what stands for NaN; None where there is none.
+            values: [rows, *shape], for example a memory-mapped file.
+            fill: replaces NaN; None if there is none.
         """
         self.values, self.mean, self.scale, self.fill = values, mean, scale, fill
 
@@ -45,7 +45,7 @@ class _Rows(Dataset):
 def read_ahead(
     inputs: Mapped, targets: Tensor, numbers: Iterable[Tensor], workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(inputs, targets) of each group of row numbers, in their order, read by `workers` processes two groups ahead."""
+    """(inputs, targets) of each group of row numbers, in order, prefetched by `workers` processes, two groups ahead."""
     rows = _Rows(inputs, targets)
     # The type of a batch sampler is a list of ints; a tensor of them is one message, not thousands.
     sampler: Any = numbers
@@ -55,7 +55,7 @@ def read_ahead(
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_obey_the_parent,
-        multiprocessing_context="fork",  # at once; TorchRL has made spawning the default, which imports everything anew
+        multiprocessing_context="fork",  # TorchRL has made spawning the default, which imports everything again
     )
     return iter(loader)
 
@@ -65,6 +65,6 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _obey_the_parent(worker: int) -> None:
-    """Ctrl-C goes to every process of a terminal: the parent decides when its readers end."""
+    """Ignore Ctrl-C, which reaches every process of a terminal: the parent ends its readers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The stream of rules that know the model: every round is the whole table."""
+"""The stream of dynamic programming: every round is the whole transition table."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +26,7 @@ class ModelData(Stream):
     def __init__(self, environment: Environment, run: Run):
         """
         Raises:
-            ConfigError: the environment shows no transition table.
+            ConfigError: the environment has no transition table.
         """
         super().__init__(run)
         self.spaces = {
@@ -43,7 +43,7 @@ class ModelData(Stream):
 
     @property
     def step(self) -> int:
-        return self.own_steps  # of all ranks alike
+        return self.own_steps  # the same on all ranks
 
     def __len__(self) -> int:
         return self.run.eval_every

@@ -104,7 +104,7 @@ class EpisodeData(Experience):
         self.episodes_per_env, self.max_round_steps = episodes_per_env, max_round_steps
 
     def _start(self) -> None:
-        """Each round starts by itself."""
+        """Nothing to do: each round resets the environments."""
 
     def _next_round(self) -> TensorDict:
         known = len(self.collector.episodes)

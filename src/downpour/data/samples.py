@@ -25,8 +25,8 @@ class Samples:
         classes: names of the classes; None for regression.
         origin: its name in messages, such as a file.
         columns: names of the input's columns, where it has any.
-        line_of: row -> the line of a file that it stands in; None where there is no such file.
-        holes: inputs may be NaN, to be filled with the mean of the training rows.
+        line_of: row -> its line in the file; None if there is no file.
+        holes: inputs may be NaN (missing), to be filled with the mean of the training rows.
         test_from: first row of the official test split; None draws one.
     """
 

@@ -1,4 +1,4 @@
-"""Rounds on their way to a GPU: out of page-locked memory, on a stream of their own."""
+"""Copies rounds to a GPU from page-locked memory, on a separate stream."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 class Staging:
-    """Copies rounds while the GPU goes on with what it was given before.
+    """Copies a round while the GPU computes on the one before.
 
-    Two sets of page-locked buffers take turns, so the next round is written to the one while the other is being read.
+    Two sets of page-locked buffers alternate: the next round is written to one while the other is being copied.
     """
 
     def __init__(self, device: torch.device):
@@ -41,14 +41,14 @@ class Staging:
         return rebuilt(round, there)
 
     def wait(self) -> None:
-        """Have what comes next on the GPU wait for the newest round."""
+        """Make the GPU's current stream wait for the newest round."""
         torch.cuda.current_stream(self.device).wait_event(self._copied[self._turn])
 
 
 def memory_of(round: TensorDict) -> list[Tensor]:
-    """The memory that the fields of a round lie in, each piece once, as bytes.
+    """The memory of a round's fields as bytes, shared memory once.
 
-    Both observations of a transition are views of one stack of frames: it travels once.
+    Both observations of a transition are views of one stack of frames, which is copied once.
     """
     return [torch.empty(0, dtype=torch.uint8).set_(storage) for storage in _storages(round).values()]
 

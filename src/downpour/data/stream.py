@@ -1,4 +1,4 @@
-"""What the trainer and the callbacks ask of whatever rounds come from."""
+"""The interface of data modules: what the trainer and the callbacks need."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ class Stream(LightningDataModule):
     Attributes:
         step_name: what `step` counts.
         stream: name of the kind of rounds; an algorithm lists those it learns from.
-        divisible: ranks can have parts of their own in it.
-        even: ranks ask the policy equally often, as one whose weights are spread over them must be asked.
-        any_ranks: another number of ranks may go on from what one has saved.
-        converts: it hands out what it has in the precision of the weights, if that is another than 32 bits.
+        divisible: ranks can have separate parts of it.
+        even: all ranks call the policy equally often, as sharded weights require.
+        any_ranks: a checkpoint can be resumed with another number of ranks.
+        converts: it supports weights of other precisions than 32 bits, and converts its rounds.
         spaces: what the algorithm is built from.
         seconds: time spent so far, by what.
     """
@@ -43,7 +43,7 @@ class Stream(LightningDataModule):
     @property
     @abstractmethod
     def step(self) -> int:
-        """Steps over all ranks, in what `step_name` says."""
+        """Steps over all ranks, in the unit of `step_name`."""
 
     @property
     @abstractmethod
@@ -52,33 +52,33 @@ class Stream(LightningDataModule):
 
     @classmethod
     def planned_batches(cls, settings: Mapping[str, Any], total_steps: int, in_step: int) -> int | None:
-        """Batches that each rank learns from in a run of `total_steps`; None where that shows only as it goes on.
+        """Batches that each rank learns from in a run of `total_steps`; None if that is not known in advance.
 
         Args:
             settings: all arguments of the constructor.
-            in_step: copies of the weights that make each step together.
+            in_step: replicas whose batches are combined in each gradient step.
         """
         return None
 
     @staticmethod
     def check_room(settings: Mapping[str, Any], environment: Any, run: Run, processes: int) -> None:
-        """Before any is built: that the streams of so many processes of this machine will fit.
+        """Check, before any is built, that the streams of all processes of this machine will fit.
 
         Args:
             settings: all arguments of the constructor.
 
         Raises:
-            ConfigError: they will not; with what they need and what would fit.
+            ConfigError: they do not fit; with the required and the available size.
         """
 
     @property
     def finished(self) -> bool:
-        """Whether the run has had all its steps."""
+        """Whether the run has made all its steps."""
         return self.step >= self.run.total_steps
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether this epoch has had all its rounds."""
+        """Whether the next evaluation is due."""
         return self.step >= self._end
 
     def train_dataloader(self) -> Self:
@@ -86,7 +86,7 @@ class Stream(LightningDataModule):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Rounds an epoch, at most; the iterator ends it at the evaluation that is due."""
+        """Upper bound of the rounds in an epoch; the iterator ends it when the evaluation is due."""
 
     def __iter__(self) -> Iterator[TensorDict]:
         self._end = min(self.run.total_steps, (self.step // self.run.eval_every + 1) * self.run.eval_every)

@@ -1,4 +1,4 @@
-"""One-step decisions, (9): observe X, act, receive R = f(X, A) + noise, and that was the episode. f is known here."""
+"""One-step decisions, (9): observe X, act, receive R = f(X, A) + noise; the episode ends. f is known here."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ class ContextualBandit(_Bandit):
         Args:
             actions: K.
             noise: standard deviation of eps in (28).
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         self.observation_space = spaces.Box(-1.0, 1.0, (2,))
         self.action_space = spaces.Discrete(actions)
@@ -62,7 +62,7 @@ class ContinuousBandit(_Bandit):
         """
         Args:
             noise: standard deviation of eps in (28).
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         self.observation_space = spaces.Box(-1.0, 1.0, (1,))
         self.action_space = spaces.Box(-2.0, 2.0, (1,))

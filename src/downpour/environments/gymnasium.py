@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any, Literal
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on stdout otherwise
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # otherwise pygame prints a greeting
 
 import gymnasium as gym
 import numpy as np
@@ -38,7 +38,7 @@ class Gymnasium(Environment):
             id: a registered id; "module:Name-v0" imports the module that registers it first.
             vectorization: `auto` uses the environment's own vector version if it has one; `table` samples from its
                 transition table, many times faster than stepping it.
-            max_episode_steps: cut (truncate) episodes here; None keeps the registered limit.
+            max_episode_steps: truncate episodes here; None keeps the registered limit.
             trials: number of independent copies of the state space; environment i uses copy i modulo `trials`, so
                 that a table learns that many independent trials.
             kwargs: arguments of the environment.

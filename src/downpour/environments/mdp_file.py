@@ -1,4 +1,4 @@
-"""A Markov decision process of your own: (P, r) from a file."""
+"""A Markov decision process from a file."""
 
 import zipfile
 from pathlib import Path
@@ -18,11 +18,11 @@ class MDPFile(Gymnasium):
         """
         Args:
             path: of the .npz file.
-            max_episode_steps: cut (truncate) episodes here; None lets them go on.
+            max_episode_steps: truncate episodes here; None: no limit.
             trials: see `Gymnasium`.
 
         Raises:
-            ConfigError: it cannot be read, or is no Markov decision process.
+            ConfigError: it cannot be read, or is not a Markov decision process.
         """
         super().__init__(
             id="downpour/MDP-v0",

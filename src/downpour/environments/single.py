@@ -1,4 +1,4 @@
-"""A vector of one as an ordinary environment, drawn from what it observes."""
+"""A vector of one as an ordinary environment, rendered from its observations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from gymnasium.vector import VectorEnv
 
 
 class Single(gym.Env):
-    """For a look or a film."""
+    """For spaces and videos."""
 
     def __init__(self, vector: VectorEnv, draw: Callable[[np.ndarray], np.ndarray], render_mode: str | None):
         """
         Args:
-            draw: from an observation to a picture [height, width, 3] of bytes.
+            draw: from an observation to an image [height, width, 3] of bytes.
         """
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
         self.vector, self.draw, self.render_mode = vector, draw, render_mode

@@ -1,4 +1,4 @@
-"""Steps in two halves, so that environments step while something else is done."""
+"""Environment steps in two halves, so that environments step in the background."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from gymnasium.vector import AsyncVectorEnv, VectorActionWrapper, VectorEnv
 
 
 def halves(environments: VectorEnv) -> tuple[Callable[[Any], Any], Callable[[], Any]] | None:
-    """(begin a step with actions, take its results); None where a step is one piece."""
+    """(begin a step with actions, take its results); None if a step cannot be divided."""
     inner: Any = environments.unwrapped
     if isinstance(inner, AsyncVectorEnv):
         send, receive = inner.step_async, inner.step_wait

@@ -1,4 +1,4 @@
-"""Freezing a vector environment and thawing it again, without trusting what is thawed."""
+"""Saves and restores the state of a vector environment, without executing code from the file."""
 
 import contextlib
 import copyreg
@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from downpour.config import own_packages
 
-# What cannot be pickled and need not be: a fresh vector environment has its own.
+# What cannot be pickled and need not be: a new vector environment creates its own.
 NOT_STATE = ("env_fns", "spec", "_spec")
 
 FUNCTIONS = {
@@ -50,7 +50,7 @@ PACKAGES = (
     "gymnasium.wrappers",
     "minatar",
 )
-# In these are classes that unpickle what they are given, start processes or write files.
+# These contain classes that unpickle their arguments, start processes or write files.
 REFUSED = (
     "gymnasium.vector.async_vector_env",
     "gymnasium.vector.utils",
@@ -64,12 +64,12 @@ def _in(module: str, packages: tuple[str, ...]) -> bool:
 
 
 def fill(target: Any, state: dict[str, Any]) -> None:
-    """Give an object its attributes, whatever it does by itself when it is unpickled."""
+    """Set an object's attributes, bypassing its own unpickling hooks."""
     vars(target).update(state)
 
 
 class _Pickler(pickle.Pickler):
-    """Saves where an environment is, also where it would save only what it was made from (EzPickle: MuJoCo)."""
+    """Saves the full state, even of environments that would save only their arguments (EzPickle: MuJoCo)."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, EzPickle):
@@ -78,7 +78,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits the classes that environments are made of and nothing else; a file cannot make it run code."""
+    """Allows only the classes that environments consist of; a file cannot make it run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if "." in name:
@@ -98,20 +98,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 def thaw(data: bytes) -> Any:
-    """Read plain data and known classes back.
+    """Unpickle plain data and allowed classes.
 
     Raises:
-        pickle.UnpicklingError: the bytes ask for anything else.
+        pickle.UnpicklingError: the bytes contain anything else.
     """
     return _Unpickler(io.BytesIO(data)).load()
 
 
 def freeze_environments(environments: VectorEnv) -> bytes | None:
-    """All state of the environments, generators included; None where a part cannot be pickled and read back."""
+    """The state of the environments, generators included; None if a part cannot be pickled and restored."""
     state = {name: value for name, value in vars(environments.unwrapped).items() if name not in NOT_STATE}
     if "parent_pipes" in state:  # the environments live in other processes
         return None
-    with contextlib.suppress(Exception):  # whatever a pickling hook of somebody's environment may raise
+    with contextlib.suppress(Exception):  # a pickling hook of any environment may raise anything
         file = io.BytesIO()
         _Pickler(file).dump(state)
         data = file.getvalue()
@@ -121,5 +121,5 @@ def freeze_environments(environments: VectorEnv) -> bytes | None:
 
 
 def thaw_environments(environments: VectorEnv, data: bytes) -> None:
-    """Put `environments`, made alike, into the state that `freeze_environments` saw."""
+    """Restore the state that `freeze_environments` saved into `environments`, which must be built alike."""
     vars(environments.unwrapped).update(thaw(data))

@@ -12,10 +12,10 @@ from downpour.config import ConfigError
 
 
 class Available(spaces.Discrete):
-    """Actions 0 to n - 1, of which some states have only some.
+    """Actions 0 to n - 1, not all available in every state.
 
     Attributes:
-        available: which state has which, [states, n].
+        available: mask, [states, n].
     """
 
     def __init__(self, available: np.ndarray):
@@ -24,7 +24,7 @@ class Available(spaces.Discrete):
 
 
 class TableVector(VectorEnv):
-    """Draws what `P[state][action]` of an environment says, as its own `step` would; NEXT_STEP autoreset.
+    """Samples from `P[state][action]` of an environment, as its own `step` would; NEXT_STEP autoreset.
 
     An environment may also have `reward_std`, the standard deviation of Gaussian noise on its rewards
     [states, actions], and `shown`, the observation emitted in each state [states].
@@ -51,7 +51,7 @@ class TableVector(VectorEnv):
         self._actions = len(table[0])
         widest = max(len(outcomes) for row in table.values() for outcomes in row.values())
         shape = (len(table) * self._actions, widest)
-        self._edges = np.full(shape, np.inf)  # an outcome is drawn where a uniform number lies between two of them
+        self._edges = np.full(shape, np.inf)  # cumulative probabilities: an outcome is selected by a uniform number
         self._following, self._gain = np.zeros(shape, np.int64), np.zeros(shape)
         self._ends = np.zeros(shape, bool)
         for x, row in table.items():
@@ -100,7 +100,7 @@ def table_in(environment: gym.Env) -> Any:
     """`P` of an environment.
 
     Raises:
-        ConfigError: it shows none.
+        ConfigError: it has none.
     """
     table = getattr(environment.unwrapped, "P", None)
     if table is None:
@@ -116,7 +116,7 @@ def copied_states(space: Any, trials: int) -> Any:
 
 
 def copied_actions(space: Any, trials: int) -> Any:
-    """The same of its actions, where they differ between states."""
+    """The actions of `trials` copies, if they differ between states."""
     return (
         space if trials == 1 or not isinstance(space, Available) else Available(np.tile(space.available, (trials, 1)))
     )

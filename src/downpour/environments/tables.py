@@ -1,4 +1,4 @@
-"""Environments that show their transition table."""
+"""The transition tables of environments that have one."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def table_of(environment: Environment) -> MDP:
     """The exact model of an environment.
 
     Raises:
-        ConfigError: it shows none, hides in which state it is, or is shown as several.
+        ConfigError: it has none, its observation is not its state, or it is copied (`env.trials`).
     """
     single = environment.single()
     table = table_in(single)
@@ -28,7 +28,7 @@ def table_of(environment: Environment) -> MDP:
 
 
 def start_of(environment: Environment) -> np.ndarray:
-    """The distribution of the first state [states], of an environment that shows it."""
+    """The distribution of the first state, [states]."""
     single = environment.single()
     start = np.asarray(single.unwrapped.initial_state_distrib, np.float64)  # type: ignore[attr-defined]
     single.close()

@@ -1,4 +1,4 @@
-"""Small environments of Sutton and Barto (2018) and others, each a transition table."""
+"""Small environments of Sutton and Barto (2018) and others, each defined by a transition table."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ Table = dict[int, dict[int, list[tuple[float, int, float, bool]]]]
 
 
 class TableEnv(gym.Env):
-    """Moves by its table; see `TableVector`, which steps many at once.
+    """An environment defined by its transition table; `TableVector` steps many at once.
 
     Attributes:
         P: the transition table, as Gymnasium's toy environments have it.
@@ -46,13 +46,18 @@ class TableEnv(gym.Env):
         return int(self.shown[self._state]), reward + noise, terminated, False, {}
 
     def _draw(self, probabilities: ArrayLike) -> int:
-        """An index; what is certain draws nothing."""
+        """Sample an index; a certain outcome uses no random number."""
         p = np.asarray(probabilities)
         return int(p.argmax() if p.max() == 1 else self.np_random.choice(len(p), p=p))
 
 
 def _table(moves: ArrayLike, reward: ArrayLike) -> Table:
-    """Of certain moves: where each action leads from each state, -1 out, and the mean reward [states, actions]."""
+    """The table of deterministic moves.
+
+    Args:
+        moves: the next state of each action, -1 for the end, [states, actions].
+        reward: the mean reward, [states, actions].
+    """
     return {
         x: {a: [(1.0, max(y, 0), float(r), y < 0)] for a, (y, r) in enumerate(zip(row, gains, strict=True))}
         for x, (row, gains) in enumerate(zip(np.asarray(moves).tolist(), np.asarray(reward).tolist(), strict=True))
@@ -69,7 +74,7 @@ class RandomWalk(TableEnv):
         """
         Args:
             states: in the row; the start is the middle one.
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         moves = np.stack([np.arange(states) - 1, np.arange(states) + 1], 1)
         moves[-1, 1] = -1
@@ -89,7 +94,7 @@ class MaximizationBias(TableEnv):
         """
         Args:
             actions: of B.
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         moves = np.full((2, actions), -1)
         moves[0, 1] = 1
@@ -110,7 +115,7 @@ class ShortCorridor(TableEnv):
     def __init__(self, render_mode: str | None = None):
         """
         Args:
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         super().__init__(_table([[0, 1], [2, 0], [1, -1]], -np.ones((3, 2))), [1, 0, 0], render_mode)
         self.observation_space, self.shown = spaces.Discrete(1), np.zeros(3, np.int64)
@@ -127,7 +132,7 @@ class TwoStates(TableEnv):
     def __init__(self, render_mode: str | None = None):
         """
         Args:
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         super().__init__(_table([[1], [1]], np.zeros((2, 1))), [0.5, 0.5], render_mode)
 
@@ -141,7 +146,7 @@ class Given(TableEnv):
             transition: p(x' | x, a), [states, actions, states]; what is missing to a sum of 1 ends the episode.
             reward: r(x, a), [states, actions].
             start: the distribution of the first state [states].
-            render_mode: there is nothing to draw; Gymnasium hands it to every environment.
+            render_mode: unused; Gymnasium passes it to every environment.
         """
         table: Table = {}
         for x, rows in enumerate(transition):

@@ -1,4 +1,4 @@
-"""Where metrics go besides the run directory's own files."""
+"""Loggers: where metrics go besides the run directory's own files."""
 
 from downpour.loggers.files import RunFiles
 from downpour.loggers.tensorboard import TensorBoard

@@ -1,4 +1,4 @@
-"""The run directory's own record: metrics.csv, episodes.csv, timing.csv."""
+"""The run directory's CSV files: metrics.csv, episodes.csv, timing.csv."""
 
 import csv
 import os
@@ -29,11 +29,11 @@ class Table:
         self.rows += len(rows)
 
     def capture(self) -> dict[str, Any]:
-        """How long the table is now."""
+        """The current length of the table."""
         return {"columns": list(self.columns), "rows": self.rows}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Cut the file back to what it was at `capture`."""
+        """Truncate the file to its length at `capture`."""
         self.columns, self.rows = list(state["columns"]), state["rows"]
         self._write(self._read()[: self.rows])
 
@@ -53,8 +53,7 @@ class Table:
 
 
 class RunFiles(Logger):
-    """metrics.csv: one row an event, first the step. Nothing in it depends on the clock, so equal runs give equal
-    files."""
+    """metrics.csv: one row per event, the step first. It does not depend on the clock: equal runs write equal files."""
 
     def __init__(self, directory: Path, step_name: str):
         super().__init__()
@@ -87,7 +86,7 @@ class RunFiles(Logger):
         return {"metrics": self.metrics.capture(), "episodes": self.episodes.capture(), "timing": self.timing.capture()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Cut the files back; what an abandoned future wrote is gone."""
+        """Truncate the files to their captured lengths; rows written after the checkpoint are dropped."""
         self.metrics.restore(state["metrics"])
         self.episodes.restore(state["episodes"])
         self.timing.restore(state["timing"])

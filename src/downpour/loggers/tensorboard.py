@@ -21,7 +21,7 @@ class TensorBoard(TensorBoardLogger):
         """config.yaml is the record of these."""
 
     def save(self) -> None:
-        """Nothing but the events, which are written as they come."""
+        """Nothing to do: events are written as they arrive."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -31,7 +31,7 @@ class TensorBoard(TensorBoardLogger):
         super().log_metrics(metrics, step)
 
     def _withdraw_from(self, step: int) -> None:
-        """Have readers forget what a killed run wrote at `step` and after it: the resumed one measures it again.
+        """Have readers drop what a killed run wrote at `step` and later: the resumed run measures it again.
 
         As a run goes on it never goes back, so its first step is the first that it measures again.
         """

@@ -1,4 +1,4 @@
-"""Weights & Biases, told where the run lies and how it ended. The package wandb is imported when a run starts."""
+"""Weights & Biases. The package wandb is imported when a run starts."""
 
 import logging
 import os
@@ -46,7 +46,7 @@ class WandB(WandbLogger):
             step_name: the x axis of every metric.
             project, entity, group, tags: W&B's own. The jobs of a multirun are a group if none is named.
             mode: `offline` keeps everything in the run directory for `wandb sync`; `disabled` does nothing.
-            upload_checkpoint: give best.ckpt to W&B when the run ends.
+            upload_checkpoint: upload best.ckpt as an artifact when the run ends.
         """
         jobs_of = run.directory.parent.name if run.directory.name.isdecimal() else None
         super().__init__(
@@ -59,7 +59,7 @@ class WandB(WandbLogger):
             mode=mode,
             resume="allow" if config.get("resume") and mode == "online" else None,
         )
-        del self._wandb_init["anonymous"]  # W&B warns of it
+        del self._wandb_init["anonymous"]  # W&B warns about it
         self.run, self.config, self.step_name = run, config, step_name
         self.mode, self.upload_checkpoint = mode, upload_checkpoint
         self._last_step = 0
@@ -110,11 +110,11 @@ class WandB(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """The whole configuration is there from the start."""
+        """The whole configuration is uploaded at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """A row at `step` of the x axis; rows of one step become one."""
+        """Log a row at `step` of the x axis; rows of the same step are merged."""
         run = self.experiment
         step = self._last_step if step is None else step
         if run is None or step < run.step:  # W&B refuses to go back: it has this row from before the resume
@@ -165,7 +165,7 @@ class WandB(WandbLogger):
 
 
 def exit_code(status: str, error: BaseException | None) -> int:
-    """What the process will exit with: 0, 128 and a signal's number, or 1."""
+    """The exit code of the process: 0, 128 + a signal's number, or 1."""
     if status == "finished":
         return 0
     if isinstance(error, KeyboardInterrupt):

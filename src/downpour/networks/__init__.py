@@ -1,4 +1,4 @@
-"""Function classes."""
+"""Function approximators: tables, linear functions, networks."""
 
 from downpour.networks.basis import Basis, GivenFeatures, Tiles
 from downpour.networks.convolutional import ConvNet, ResNet

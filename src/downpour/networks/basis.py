@@ -16,7 +16,7 @@ def bounds(space: gym.Space, model: str) -> tuple[np.ndarray, np.ndarray]:
     """(lowest, highest) value of each coordinate [d].
 
     Raises:
-        ConfigError: there is a coordinate without bounds.
+        ConfigError: a coordinate is unbounded.
     """
     if isinstance(space, spaces.Discrete):
         low = np.array([space.start])
@@ -38,7 +38,7 @@ class GivenFeatures(nn.Module):
             initial: first value of every weight.
 
         Raises:
-            ConfigError: the input is not discrete, or the table has not a row for each state, all of one length.
+            ConfigError: the input is not discrete, or the table does not have one row of equal length per state.
         """
         super().__init__()
         if not isinstance(input_space, spaces.Discrete):
@@ -125,8 +125,8 @@ class Tiles(nn.Module):
     def __init__(self, input_space: gym.Space, outputs: int, *, tiles: PositiveInt = 8, tilings: PositiveInt = 8):
         """
         Args:
-            tiles: along each coordinate; a grid that is moved needs one more.
-            tilings: grids over each other; a step of size alpha / tilings moves the value at x by alpha.
+            tiles: along each coordinate; a shifted grid needs one more.
+            tilings: number of grids; a step of size alpha / tilings moves the value at x by alpha times the error.
 
         Raises:
             ConfigError: the input has no bounds, or would have too many features.
@@ -134,7 +134,7 @@ class Tiles(nn.Module):
         super().__init__()
         low, high = bounds(input_space, "tiles")
         size = len(low)
-        self.each = (tiles + 1) ** size  # features of a grid
+        self.each = (tiles + 1) ** size  # features per grid
         if tilings * self.each > 10_000_000:
             raise ConfigError("model.tiles", tiles, f"makes {tilings * self.each} features; lower it")
         self.tiles, self.tilings = tiles, tilings

@@ -14,7 +14,7 @@ def image_shape(space: gym.Space, model: str) -> tuple[int, int, int]:
     """(channels, height, width).
 
     Raises:
-        ConfigError: the space is not of images, or their channels are not in front.
+        ConfigError: the space does not contain images, or their channels are not first.
     """
     if not isinstance(space, spaces.Box) or len(space.shape) != 3:
         raise ConfigError("model", model, f"needs images [channels, height, width], not {space}: use model=mlp")
@@ -34,7 +34,7 @@ class Pixels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, channels, height, width] -> the same."""
-        return x.to(torch.get_default_dtype()) if self.scale == 1.0 else x * self.scale  # floats in the same kernel
+        return x.to(torch.get_default_dtype()) if self.scale == 1.0 else x * self.scale  # one kernel
 
 
 class ConvNet(nn.Module):
@@ -57,7 +57,7 @@ class ConvNet(nn.Module):
     ):
         """
         Args:
-            channels: of each stage; the largest of each 2 x 2 square is kept after it.
+            channels: of each stage, which ends with 2 x 2 max pooling.
             depth: convolutions in each stage.
             kernel: height and width of a kernel; the image is padded to keep its size.
             hidden: widths of the fully connected layers.
@@ -65,7 +65,7 @@ class ConvNet(nn.Module):
                 by channels, and after each fully connected layer.
 
         Raises:
-            ConfigError: the inputs are no images.
+            ConfigError: the inputs are not images.
         """
         super().__init__()
         before, height, width = image_shape(input_space, "convnet")
@@ -98,16 +98,16 @@ class ConvNet(nn.Module):
         return self.layers(x)
 
     def in_order(self) -> list[nn.Module]:
-        """What an input passes through, one after another; a pipeline may cut between any two."""
+        """The layers in order; a pipeline may cut between any two."""
         return list(self.layers)
 
     def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be divided between ranks."""
+        """How its layers may be split between ranks."""
         return divide_linear(self)
 
 
 class Block(nn.Module):
-    """Two convolutions and a way past them (He et al. 2016, figure 2; the way is projected where the shape changes)."""
+    """Two convolutions and a shortcut (He et al. 2016, figure 2), projected where the shape changes."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class ResNet(nn.Module):
             dropout: of the channels' means, before the last layer.
 
         Raises:
-            ConfigError: the inputs are no images.
+            ConfigError: the inputs are not images.
         """
         super().__init__()
         before, _, _ = image_shape(input_space, "resnet")
@@ -179,9 +179,9 @@ class ResNet(nn.Module):
         return self.layers(x)
 
     def in_order(self) -> list[nn.Module]:
-        """What an input passes through, one after another; a pipeline may cut between any two."""
+        """The layers in order; a pipeline may cut between any two."""
         return list(self.layers)
 
     def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be divided between ranks."""
+        """How its layers may be split between ranks."""
         return divide_linear(self)

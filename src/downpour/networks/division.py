@@ -1,4 +1,4 @@
-"""How a network's linear layers are divided between ranks (tensor parallelism)."""
+"""How a network's linear layers are split between ranks (tensor parallelism)."""
 
 from typing import Literal
 

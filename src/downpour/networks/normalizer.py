@@ -1,4 +1,4 @@
-"""Observations measured from their own mean, in their own standard deviation."""
+"""Normalization of observations by their running mean and standard deviation."""
 
 import gymnasium as gym
 import torch
@@ -22,7 +22,7 @@ class RunningNormalizer(nn.Module):
     def __init__(self, space: gym.Space):
         """
         Raises:
-            ConfigError: observations of this kind have no mean.
+            ConfigError: the observations are discrete.
         """
         super().__init__()
         if not isinstance(space, spaces.Box):
@@ -35,11 +35,11 @@ class RunningNormalizer(nn.Module):
         """[batch, *shape] -> [batch, *shape] of floats."""
         deviation = (self.squares / self.count.clamp(min=1)).sqrt().clamp(min=1e-4)
         normal = ((x - self.mean) / deviation).clamp(-10, 10).float()
-        return torch.where(self.count == 0, x.float(), normal)  # a branch would have a GPU's host wait for the count
+        return torch.where(self.count == 0, x.float(), normal)  # branching on the count would synchronize with the GPU
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Take in observations [batch, *shape], those of all ranks together (Chan et al. 1979)."""
+        """Update the statistics with observations [batch, *shape] of all ranks (Chan et al. 1979)."""
         x = x.double()
         sums = torch.cat([torch.full((1,), float(len(x))).to(x), x.sum(0).flatten(), x.square().sum(0).flatten()])
         if dist.is_initialized() and dist.get_world_size() > 1:

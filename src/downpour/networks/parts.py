@@ -12,14 +12,14 @@ Initialization = Literal["default", "xavier", "he", "orthogonal"]
 
 
 class ReLU(nn.ReLU):
-    """max(0, A), written over A: on a CPU a network of a few hundred units waits for memory, not for arithmetic.
+    """max(0, A) in place: on a CPU, small networks are bound by memory, not by arithmetic.
 
-    A is the output of an affine map or a normalization, whose gradients need it no more.
+    A is the output of an affine map or a normalization, whose gradients do not need it.
     """
 
     def forward(self, a: Tensor) -> Tensor:
-        """[batch, ...] -> the same, in the same memory unless autograd has a claim to it."""
-        if a.requires_grad and (a.is_leaf or a._is_view()):  # sent by another stage or rank; a transpose
+        """[batch, ...] -> the same, in place unless autograd forbids it."""
+        if a.requires_grad and (a.is_leaf or a._is_view()):  # received from another stage or rank; a transpose
             return a.relu()
         return a.relu_()
 
@@ -65,7 +65,7 @@ class LayerNormalization(nn.Module):
 class RMSNormalization(nn.Module):
     """gamma * A / sqrt(mean of A^2) + b over one sample's hidden units (Zhang and Sennrich 2019, eq. 4).
 
-    With eps = 0 nothing is added to the mean; where it is 0, A is left undivided.
+    With eps = 0 nothing is added to the mean; where the mean is 0, A is not divided.
     """
 
     def __init__(self, width: int, eps: float = 0.0):
@@ -90,8 +90,8 @@ class RMSNormalization(nn.Module):
 class BatchNormalization(nn.Module):
     """Batch normalization (Ioffe and Szegedy 2015, Algorithm 1), including batches of one.
 
-    There its formula gives the bias, and no gradient to the layers below; Torch raises an error instead. Running
-    statistics are updated all the same.
+    For one sample the formula gives the bias, and no gradient to the layers below; Torch raises an error. Running
+    statistics are still updated.
     """
 
     def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1):
@@ -126,7 +126,7 @@ NORMALIZATIONS: dict[str, Callable[..., nn.Module]] = {
 def unit(
     affine: nn.Module, width: int, normalization: Normalization, activation: Activation, eps: float | None = None
 ) -> list[nn.Module]:
-    """A layer: (66), or (67) with normalization, where the affine map needs no bias.
+    """A layer: (66), or (67) with normalization, whose affine map needs no bias.
 
     Args:
         eps: of the normalization; None takes its own.
@@ -149,10 +149,10 @@ class Residual(nn.Module):
 
 
 def initialize(network: nn.Module, kind: Initialization) -> None:
-    """Draw all weight matrices and kernels anew, biases 0; `default` leaves what Torch drew.
+    """Initialize all weight matrices and kernels, biases to 0; `default` keeps Torch's initialization.
 
     xavier: Glorot and Bengio 2010, eq. 16; he: He et al. 2015, eq. 10; orthogonal: Saxe et al. 2014. The gates of a
-    recurrent layer are matrices of their own.
+    recurrent layer are initialized separately.
     """
     if kind == "default":
         return

@@ -1,11 +1,11 @@
-"""Layers of deep Q-learning: noise that explores, values apart from advantages, outputs in full precision."""
+"""Layers of deep Q-learning: noisy layers, dueling heads, outputs in full precision."""
 
 import torch
 from torch import Tensor, nn
 
 
 class NoisyLinear(nn.Module):
-    """(mu + sigma * eps) x + the same of a bias, with eps factorised (Fortunato et al. 2018, eqs. 9-11).
+    """(mu + sigma * eps) x + a noisy bias, with factorised eps (Fortunato et al. 2018, eqs. 9-11).
 
     Each forward pass in training draws new noise, so acting, learning and the target network are perturbed
     independently. There is no noise in evaluation.

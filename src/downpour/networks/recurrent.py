@@ -15,7 +15,7 @@ from downpour.networks.rainbow import in_full
 class Recurrent(nn.Module):
     """GRU (Cho et al. 2014) or LSTM (Hochreiter and Schmidhuber 1997; with a forget gate) and an affine map on top.
 
-    With truncation, what a time step hands on is a constant to the steps after the next cut: the gradient goes back
+    With truncation, the hidden state is treated as a constant at each cut: the gradient flows back
     through at most that many steps (truncated backpropagation through time, Williams and Peng 1990).
     """
 
@@ -36,14 +36,14 @@ class Recurrent(nn.Module):
         Args:
             every_step: an output at each time step, not only after the last.
             cell: gru or lstm.
-            hidden: numbers each layer remembers.
-            layers: recurrent layers on top of each other.
+            hidden: size of the hidden state of each layer.
+            layers: number of stacked recurrent layers.
             truncation: time steps between two cuts; null backpropagates through all.
-            dropout: probability that a number is left out on its way to the next layer.
-            initialization: of the weights, each gate by itself; an LSTM's forget gate is biased by 1 unless `default`.
+            dropout: probability of dropping an output between layers.
+            initialization: of the weights, separately for each gate; an LSTM's forget gate has bias 1 unless `default`.
 
         Raises:
-            ConfigError: the inputs are no sequences.
+            ConfigError: the inputs are not sequences.
         """
         super().__init__()
         if not isinstance(input_space, spaces.Box) or len(input_space.shape) != 2:
@@ -59,7 +59,7 @@ class Recurrent(nn.Module):
         if cell == "lstm" and initialization != "default":
             for name, bias in self.cell.named_parameters():
                 if name.startswith("bias_ih"):
-                    nn.init.ones_(bias.data[hidden : 2 * hidden])  # remember at first (Jozefowicz et al. 2015)
+                    nn.init.ones_(bias.data[hidden : 2 * hidden])  # initially remember (Jozefowicz et al. 2015)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, time, features] -> [batch, outputs], or [batch, time, outputs] with `every_step`."""

@@ -22,9 +22,9 @@ UNUSABLE = (ValueError, KeyError, EOFError, zlib.error, http.client.HTTPExceptio
 
 
 class OpenML(Source):
-    """Images with labels 0, 1, ..., fetched once and kept as bytes beside their checksum.
+    """Images with labels 0, 1, ..., downloaded once and cached as bytes with their checksum.
 
-    scikit-learn compares what it downloads with the checksum OpenML gives; the kept file is compared with its own.
+    scikit-learn verifies the download against OpenML's checksum; the cached file is verified against its own.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class OpenML(Source):
             id: number of the data set on OpenML.
             shape: [channels, height, width] of an image.
             classes: names of the labels.
-            rows: how many there must be, so that a download cut short is noticed; null takes what there is.
+            rows: expected number, so that a truncated download is detected; null accepts any number.
             test_from: first row of the data set's own test split; null draws one.
-            cache: directory to keep it in; null takes $DOWNPOUR_DATA, or else ~/.cache/downpour.
+            cache: cache directory; null takes $DOWNPOUR_DATA, or else ~/.cache/downpour.
         """
         self.id, self.shape, self.classes, self.rows, self.test_from = id, shape, tuple(classes), rows, test_from
         place = cache or os.environ.get("DOWNPOUR_DATA") or "~/.cache/downpour"
@@ -53,7 +53,7 @@ class OpenML(Source):
     def load(self) -> Samples:
         """
         Raises:
-            ConfigError: it can neither be fetched nor found, or is not what it was.
+            ConfigError: it can be neither downloaded nor found, or the cached file is damaged.
         """
         file = self.cache / f"openml-{self.id}.npz"
         if not file.exists():
@@ -80,11 +80,11 @@ class OpenML(Source):
 
     @property
     def origin(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return f"OpenML {self.id}"
 
     def _wrong(self, images: np.ndarray, labels: np.ndarray) -> str:
-        """What shows that it is not all there; empty if nothing does."""
+        """Why the data set is incomplete; empty if it is not."""
         if self.rows is None or (len(images), len(labels)) == (self.rows, self.rows):
             return ""
         return f"{len(images)} images and {len(labels)} labels where data.source.rows={self.rows}"
@@ -97,7 +97,7 @@ class OpenML(Source):
             raise ConfigError("data", "openml", advice) from None
         self.cache.mkdir(parents=True, exist_ok=True)
         with _turn(file.with_suffix(".lock")):
-            if file.exists():  # another process has been quicker
+            if file.exists():  # another process was faster
                 return
             log.info("downloading data set %d from OpenML to %s", self.id, file)
             try:
@@ -106,8 +106,8 @@ class OpenML(Source):
                     as_frame=False,
                     data_home=self.cache / "openml",
                     delay=0.5,
-                    # All are numbers, the labels too. Left alone, scikit-learn 1.9 takes the labels for words, which
-                    # pandas 3 reads as whole numbers: it fails then; and the pixels would be float64.
+                    # All columns are numbers, the labels too. By default scikit-learn 1.9 takes labels for strings,
+                    # fails when pandas 3 reads them as integers, and makes the pixels float64.
                     read_csv_kwargs={"dtype": "float32"},
                 )
             except OSError as error:  # no network, a refused connection, a server's error
@@ -131,11 +131,11 @@ class OpenML(Source):
 
 @contextmanager
 def _turn(lock: Path) -> Iterator[None]:
-    """One process after another; the system lets the next one in when a process dies."""
+    """One process at a time; the lock is released when a process dies."""
     with open(lock, "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:  # some network disks have no locks
+        except OSError as error:  # some network file systems have no locks
             log.warning("%s cannot be locked (%s)", lock, error.strerror)
         yield
 

@@ -1,4 +1,4 @@
-"""A look through a CSV file before it is read: every row must be as long as the header."""
+"""Checks a CSV file before it is read: every row must be as long as the header."""
 
 import csv
 import itertools
@@ -12,7 +12,7 @@ def survey(path: Path, separator: str = ",") -> tuple[list[str], int]:
     """Names of the columns and number of rows.
 
     Raises:
-        ConfigError: no such file, not text, no rows, a name twice, or a row that is empty or of another length than the
+        ConfigError: no such file, not text, no rows, a duplicate name, or a row that is empty or not as long as the
             header; names the line.
     """
     if not path.is_file():
@@ -44,7 +44,7 @@ def survey(path: Path, separator: str = ",") -> tuple[list[str], int]:
 
 
 def line_of(path: Path, separator: str, row: int) -> int:
-    """The line at which row number `row` (0 is below the header) begins; looked for when a message needs it."""
+    """The line at which row number `row` (0 is below the header) begins; computed only for messages."""
     filled = (line for line, length, _ in _lengths(path, separator) if length)
     return next(itertools.islice(filled, row + 1, None))
 
@@ -63,6 +63,6 @@ def _lengths(path: Path, separator: str) -> Iterator[tuple[int, int, str]]:
         reader = csv.reader(file, delimiter=separator, skipinitialspace=True)
         begin = 1
         for row in reader:
-            if begin >= line:  # those before are counted
+            if begin >= line:  # the lines before are counted
                 yield begin, len(row), row[0] if row else ""
-            begin = reader.line_num + 1  # a quoted value may go over several lines
+            begin = reader.line_num + 1  # a quoted value may span several lines

@@ -1,4 +1,4 @@
-"""Any table in a CSV file: its types found, its holes reported, its faults named by line and column."""
+"""Tables in CSV files: types are inferred, missing values reported, errors located by line and column."""
 
 import logging
 from pathlib import Path
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 ROWS_AT_ONCE = 20_000
 MOST_CLASSES = 20  # whole numbers with more values than this are numbers, not classes
-MOST_WORDS = 1_000  # kinds in a column of words; with more it is no category
+MOST_WORDS = 1_000  # distinct words in a column; with more it is not categorical
 
 
 class Table(Source):
-    """A CSV file with a header. Columns of numbers are inputs as they are, columns of words become unit vectors.
+    """A CSV file with a header. Columns of numbers are inputs as they are, columns of words are one-hot encoded.
 
-    Read in blocks, straight into one float32 array: the peak stays below twice its size.
+    It is read in blocks into one float32 array; peak memory is below twice its size.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Table(Source):
             target: name of the column to predict; null takes the last.
             columns: names of the inputs; null takes all but the target.
             ignore: names of columns that are not inputs.
-            separator: what stands between two values.
-            task: auto takes words, or at most 20 whole numbers, for classes.
-            missing: what to do with a row that lacks an input: refuse the file, drop the row, or fill on average of
+            separator: between two values.
+            task: auto treats words, or at most 20 different whole numbers, as classes.
+            missing: what to do with missing inputs: reject the file, drop the row, or fill with the mean of
                 the training rows.
-            shape: [channels, height, width], where each row is an image.
+            shape: [channels, height, width], if each row is an image.
         """
         self.path, self.target, self.columns, self.ignore = Path(path).expanduser(), target, columns, ignore or []
         self.separator, self.task, self.missing, self.shape = SEPARATORS[separator], task, missing, shape
@@ -56,12 +56,12 @@ class Table(Source):
     def load(self) -> Samples:
         """
         Raises:
-            ConfigError: no such file or column, a ragged or empty row, a hole, a target that is no number.
+            ConfigError: no such file or column, a ragged or empty row, a missing value, a target that is not a number.
         """
         header, rows = survey(self.path, self.separator)
         inputs, target = self._choose(header)
         words: Words = {}
-        while True:  # a column of numbers may turn out to hold a word: then once more from the start
+        while True:  # a column of numbers may turn out to hold a word: then start again
             try:
                 values, raw = self._fill(header, inputs, target, rows, words)
                 break
@@ -183,7 +183,7 @@ class Table(Source):
         words: Words,
         classes: tuple[str, ...] | None,
     ) -> np.ndarray:
-        """Say what was found; which rows have holes."""
+        """Log what was found, and which rows have missing values."""
         kinds = "".join(f"; {name}: {len(known)} words" for name, known in words.items())
         what = "numbers" if classes is None else f"{len(classes)} classes ({', '.join(classes[:10])})"
         numeric = len(inputs) - len(words)
@@ -208,7 +208,7 @@ class Table(Source):
 
 
 def _only(kept: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The rows `kept`, in ascending order, moved up within the same array."""
+    """The rows `kept`, in ascending order, moved to the front of the same array."""
     for begin in range(0, len(kept), ROWS_AT_ONCE):
         rows = kept[begin : begin + ROWS_AT_ONCE]
         values[begin : begin + len(rows)] = values[rows]

@@ -1,4 +1,4 @@
-"""Columns of words: numbered as they are read, unit vectors in the end."""
+"""Categorical columns: words are numbered while reading, and one-hot encoded at the end."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ Words = dict[str, dict[str, int]]
 
 
 class HoldWords(Exception):
-    """Columns that were taken for numbers hold words."""
+    """Columns that were read as numbers contain words."""
 
     def __init__(self, columns: list[str]):
         self.columns = columns
@@ -17,7 +17,7 @@ class HoldWords(Exception):
 
 
 def numbered(column: Any, known: dict[str, int]) -> np.ndarray:
-    """The numbers [rows] of a pandas column's words, NaN where there is none; `known` takes in the new ones."""
+    """The numbers [rows] of a pandas column's words, NaN if missing; new words are added to `known`."""
     for word in column.dropna().unique():
         known.setdefault(str(word), len(known))
     numbers = column.map(lambda word: known.get(word, np.nan), na_action="ignore")
@@ -25,7 +25,7 @@ def numbered(column: Any, known: dict[str, int]) -> np.ndarray:
 
 
 def unit_vectors(values: np.ndarray, inputs: list[str], words: Words) -> tuple[np.ndarray, list[str]]:
-    """Replace columns of word numbers by unit vectors, words in alphabetical order; a hole stays one."""
+    """One-hot encode columns of word numbers, words in alphabetical order; missing values stay missing."""
     if not words:
         return values, inputs
     width = len(inputs) + sum(len(known) - 1 for known in words.values())
