@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from gymnasium.spaces import Box, Discrete
 from tests.analysis.runs_factory import write_run
 from tests.commands import Commands
 from tests.worlds import CONF, composed
@@ -16,11 +18,16 @@ from downpour.analysis.configurations import group
 from downpour.analysis.published import PUBLISHED
 from downpour.analysis.report import report
 from downpour.analysis.runs import RunDirectory, find_runs
+from downpour.building import build_algorithm
 from downpour.config import ConfigError
 from downpour.validation import validate
 
 DQN = "downpour.algorithms.dqn.DQN"
 MINATAR = "downpour.environments.MinAtar"
+SCALES = {  # the network, and what it sees
+    "minatar": ("minatar_cnn", Box(0, 1, (4, 10, 10), np.bool_)),
+    "atari": ("nature_cnn", Box(0, 255, (4, 84, 84), np.uint8)),
+}
 
 
 def ablation(
@@ -213,21 +220,23 @@ def test_every_published_number_has_a_column_and_a_protocol(name: str) -> None:
 @pytest.mark.parametrize("scale", ["minatar", "atari"])
 @pytest.mark.parametrize("name", sorted(papers.PAPERS))
 def test_the_experiment_of_each_table_fills_all_its_columns(name: str, scale: str) -> None:
-    """Of what its sweep varies; on either scale."""
+    """Of what its sweep varies; on either scale, with the network of that scale."""
     page: Any = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     assert page["hydra"]["callbacks"]["sweep_report"]["paper"] == name
     swept = {key: str(value).split(",") for key, value in page["hydra"]["sweeper"]["params"].items()}
     base = [f"experiment={name}", f"experiment/scale={scale}"]
+    network, pixels = SCALES[scale]
     columns = set()
     for key in ("data.replay", "model", "algo", "env.game", "experiment/without"):
         for value in swept.get(key, []):
-            if scale == "atari" and key == "model":
-                value = value.replace("minatar", "nature")
+            value = value.replace("${hydra.runtime.choices.model}", str(network))
             others = [f"algo.target_network={each}" for each in swept.get("algo.target_network", ["true"])]
             for other in others:
                 config = validate(composed(*base, f"{key}={value}", other))
                 assert config["env"]["_target_"].lower().endswith(scale)
                 columns.add(papers.PAPERS[name].column(config))
+                spaces = {"observation_space": pixels, "action_space": Discrete(6)}
+                assert build_algorithm(config, spaces, lambda *_: None)  # type: ignore[arg-type, return-value]
     assert columns - {""} >= set(papers.PAPERS[name].columns) - {"Random Play", "Human"}
 
 
