@@ -78,6 +78,7 @@ class RMSprop(Optimizer):
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
             spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # it is nobody's state
+            torch._foreach_clamp_min_(spread, 0.0)  # of a constant gradient, rounding may leave less
         if group["eps_inside"]:
             root = add(spread, group["eps"])
             torch._foreach_sqrt_(root)
