@@ -72,7 +72,7 @@ COMPARED = (
 BEST = (
     f"{COMPARED}: of each run's highest evaluation (epsilon 0.05, whole games), or of its last 100 training episodes. "
     "Where a cell has several settings (learning rates) it shows the one whose mean is highest, which flatters. "
-    "Published numbers follow the protocols that are named."
+    "Published numbers follow the protocols that are named; [fig]: read off a figure."
 )
 BIAS = (
     f"{COMPARED}: the last mean of max_a Q over the states of evaluation episodes (epsilon 0.05), minus the mean "
