@@ -139,7 +139,7 @@ def kept(run: Any) -> dict[str, Any]:
     evaluations = finite(run.metrics, "eval/return_mean")
     scores = zip(evaluations.get("env_steps", []), evaluations.get("eval/return_mean", []), strict=True)
     return {
-        "game": run.environment,
+        "game": run.config["env"]["game"],
         "replay": run.config["data"]["replay"],
         "target_network": run.config["algo"]["target_network"],
         "seed": run.seed,

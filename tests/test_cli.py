@@ -31,6 +31,7 @@ BAD_INPUT = {
     "~foo": "~foo: there is no such key to delete",
     "algo=dqnn": "algo=dqnn: there is no such option; did you mean dqn? (there are: actor_critic",
     "loger=csv": "loger=csv: there is no such key; did you mean logger?",
+    "experiment/without=noise": "experiment/without=noise: is a part of other options; add one of experiment=rainbow",
     "algo=5": "algo=5: is not an option (there are: actor_critic",
     "model=null": "model=null: is not an option",
     "hydra/launcher=nope": "hydra/launcher=nope: there is no such option (there are: basic",

@@ -190,6 +190,17 @@ def test_replay_that_is_gone(commands: Commands, copy_of_run: Callable[[str], Pa
     assert_told(commands.run("resume=run"), "the replay journal of its checkpoint at step 1024 is missing", code=2)
 
 
+def test_replay_that_was_cut_short(commands: Commands, copy_of_run: Callable[[str], Path]) -> None:
+    """The message says how to go on, and that works."""
+    run = copy_of_run("run")
+    newest = max((run / "replay" / "rank0").iterdir())
+    os.truncate(newest, newest.stat().st_size // 2)
+    unfinished(run)
+    assert_told(commands.run("resume=run"), "remove last.ckpt to resume from the checkpoint before", code=2)
+    (run / "checkpoints" / "last.ckpt").unlink()
+    assert commands.run("resume=run").code == 0
+
+
 def test_a_loss_that_is_not_a_number(commands: Commands) -> None:
     ended = commands.run(*SMALL, "hydra.run.dir=run", "optimizer.lr=1e30")
     assert_told(

@@ -10,8 +10,10 @@ import pytest
 import torch
 import yaml
 from tests.supervised import SMALL, train, train_stopped
+from tests.worlds import composed
 
 from downpour import config, learning_rate
+from downpour.building import build_optimizer
 from downpour.cli import CONF
 from downpour.optimizers import RMSprop
 
@@ -116,6 +118,33 @@ def test_rmsprop_with_delta_outside_is_torchs() -> None:
             parameter.grad = torch.from_numpy(g)
             optimizer.step()
     assert torch.allclose(ours, theirs, rtol=1e-9)
+
+
+def test_minatars_protocol_has_the_step_of_its_papers_code() -> None:
+    """Young and Tian train with Torch's RMSprop, whose delta is outside the root; Mnih et al. have theirs inside."""
+    ours, theirs, mnihs = (torch.nn.Parameter(torch.zeros(5)) for _ in range(3))
+    optimizers = [
+        build_optimizer(composed("experiment=minatar_breakout"), [ours]),
+        torch.optim.RMSprop([theirs], lr=2.5e-4, alpha=0.95, eps=0.01, centered=True),
+        build_optimizer(composed("experiment=minatar_breakout", "experiment/scale=atari"), [mnihs]),
+    ]
+    for parameter, optimizer in zip((ours, theirs, mnihs), optimizers, strict=True):
+        for g in gradients():
+            parameter.grad = torch.from_numpy(g).float()
+            optimizer.step()
+    assert torch.allclose(ours, theirs, rtol=1e-5)
+    assert not torch.allclose(ours, mnihs, rtol=1e-3)
+
+
+@pytest.mark.parametrize("eps_inside", [True, False])
+def test_a_constant_gradient_has_no_negative_variance(eps_inside: bool) -> None:
+    """The square of its mean rounds to more than the mean of its square."""
+    parameter = torch.nn.Parameter(torch.zeros(1000))
+    optimizer = RMSprop([parameter], centered=True, eps_inside=eps_inside)
+    for _ in range(1000):
+        parameter.grad = torch.linspace(0.01, 1, 1000)
+        optimizer.step()
+    assert parameter.isfinite().all()
 
 
 def test_a_checkpoint_from_before_there_was_weight_decay_is_taken() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.analysis.runs_factory import write_run
 from tests.commands import SMALL, Commands, Ended, rows
 
 from downpour import directory as directories
@@ -52,3 +53,19 @@ def test_what_cannot_be_gone_on_with_is_refused(commands: Commands, finished_run
     advice = refusal(commands.run("-m", f"resume_sweep={finished_run}"))
     assert advice.endswith("is not a sweep directory: it has no multirun.yaml")
     assert not (finished_run / "0").exists()
+
+
+def test_jobs_keep_their_numbers(commands: Commands) -> None:
+    """In another order, or by an experiment that has changed, a number would be another job."""
+    sweep = commands.folder / "sweep"
+    sweep.mkdir()
+    typed = ["algo=dqn,double_dqn", "seed=0,1"]
+    (sweep / "multirun.yaml").write_text(f"hydra:\n  overrides:\n    hydra: []\n    task: {typed}\n")
+    advice = refusal(commands.run("-m", *reversed(typed), f"resume_sweep={sweep}"))
+    assert advice.endswith("repeat these settings in this order, or give resume_sweep alone")
+    write_run(sweep / "0", overrides=["algo=dqn", "seed=7"])
+    for number, (algo, seed) in enumerate([("dqn", 1), ("double_dqn", 0), ("double_dqn", 1)], 1):
+        write_run(sweep / str(number), overrides=[f"algo={algo}", f"seed={seed}"])
+    ended = commands.run("-m", f"resume_sweep={sweep}")
+    assert ended.code == 2 and "/0: was job `algo=dqn seed=7`, now it is `algo=dqn seed=0`" in ended.text
+    assert ended.text.count("is finished") == 3

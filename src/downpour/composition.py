@@ -34,6 +34,8 @@ def explain(error: Exception) -> str:
 
 def _no_key(found: re.Match[str], text: str) -> str:
     key = found.group(1)
+    if key in groups() and (users := [p.stem for p in (CONF / "experiment").glob("*.yaml") if key in p.read_text()]):
+        return f"{key}{_typed(key)}: is a part of other options; add one of experiment={', '.join(sorted(users))}"
     return f"{key}{_typed(key)}: there is no such key{_nearest_key(key)}"
 
 

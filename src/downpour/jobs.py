@@ -35,6 +35,7 @@ def run(
     """
     overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
     if config.get("resume_sweep") and (directory / directories.CONFIG).exists():
+        _check_job(directory, overrides)
         summary = directories.read_summary(directory)
         if summary.get("status") == "finished":
             log.info("%s is finished", directory)
@@ -81,6 +82,21 @@ def run(
             raise failed from (None if error is failed else error)
         finish(directory)
     return directories.read_summary(directory).get(monitored(config))
+
+
+def _check_job(directory: Path, overrides: Sequence[str]) -> None:
+    """
+    Raises:
+        ConfigError: a sweep that is resumed has another job there; its experiment has changed since.
+    """
+    from downpour.analysis.runs import RunDirectory
+
+    before = RunDirectory(directory).overrides
+    if before and sorted(before) != sorted(overrides):
+        advice = (
+            f"was job `{' '.join(before)}`, now it is `{' '.join(overrides)}`: the sweep's configuration has changed"
+        )
+        raise ConfigError("resume_sweep", directory, advice)
 
 
 def monitored(config: Mapping[str, Any]) -> str:

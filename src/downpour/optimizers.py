@@ -72,17 +72,19 @@ class RMSprop(Optimizer):
         square = self._memory(parameters, "square_avg")
         torch._foreach_mul_(square, group["alpha"])
         torch._foreach_addcmul_(square, gradients, gradients, forget)
-        spread: Any = square
-        add: Any = torch._foreach_add
+        root: Any
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
-            spread, add = torch._foreach_addcmul(square, mean, mean, -1.0), _add_in_place  # not part of the state
+            root = torch._foreach_addcmul(square, mean, mean, -1.0)
+            torch._foreach_clamp_min_(root, 0.0)  # rounding: negative for a constant gradient
+        else:
+            root = [each.clone() for each in square]
         if group["eps_inside"]:
-            root = add(spread, group["eps"])
+            torch._foreach_add_(root, group["eps"])
             torch._foreach_sqrt_(root)
         else:
-            root = torch._foreach_sqrt(spread)
+            torch._foreach_sqrt_(root)
             torch._foreach_add_(root, group["eps"])
         if group["momentum"]:
             taken = self._memory(parameters, "momentum_buffer")
@@ -109,8 +111,3 @@ class RMSprop(Optimizer):
 def capturable(kind: Any, fused: Any) -> bool:
     """Whether a CUDA graph can capture a step of this optimizer class; Torch's need their fused kernels."""
     return kind is RMSprop or (kind in (Adam, AdamW, SGD) and bool(fused))
-
-
-def _add_in_place(tensors: list[Tensor], number: float) -> list[Tensor]:
-    torch._foreach_add_(tensors, number)
-    return tensors

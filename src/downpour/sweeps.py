@@ -62,8 +62,11 @@ def typed_before(arguments: Sequence[str]) -> list[str]:
     before, now = (
         [each for each in some if not each.startswith(own)] for some in ([*begun.hydra, *begun.task], settings)
     )
-    if now and sorted(now) != sorted(before):
-        advice = f"was started with `{' '.join(before)}`: repeat exactly these settings, or give resume_sweep alone"
+    now.sort(key=lambda each: not each.startswith("hydra"))  # as they are recorded; the others' order numbers the jobs
+    if now and now != before:
+        advice = (
+            f"was started with `{' '.join(before)}`: repeat these settings in this order, or give resume_sweep alone"
+        )
         raise ConfigError("resume_sweep", directory, advice)
     return [] if now else before
 

@@ -28,6 +28,13 @@ def test_it_says_what_is_needed_and_what_would_fit(tmp_path: Path, monkeypatch: 
     )
 
 
+def test_a_disk_that_is_too_small_is_not_recommended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ring of 31 MB; the journal of a short run fits."""
+    monkeypatch.setattr(memory, "free_memory", lambda: 10_000_000)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=30_000_000))
+    assert refused(tmp_path, capacity=1_000_000).endswith("data.capacity=290000 would fit")
+
+
 def test_what_it_says_would_fit_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: 10_000_000)
     ReplayData(Gymnasium(id="CartPole-v1"), a_run(tmp_path), gamma=0.9, capacity=290_000)
@@ -65,7 +72,7 @@ def test_the_journal_of_checkpoints_needs_disk_too(tmp_path: Path, monkeypatch: 
 def test_ranks_are_counted_before_they_are_started(commands: Commands, tmp_path: Path) -> None:
     """By the message of the process that was typed, with no run directory left behind."""
     ended = commands.run("trainer=ddp_cpu", "data.capacity=1_000_000_000_000", "hydra.run.dir=run")
-    assert ended.code == 2 and "data.capacity=1000000000000: 2 processes need 6.2e+04 GB" in ended.text
+    assert ended.code == 2 and "data.capacity=1000000000000: 2 processes need 62000 GB" in ended.text
     assert not (commands.folder / "run").exists() and "torchrun" not in ended.text
 
 

@@ -44,10 +44,13 @@ def overestimation(configurations: Sequence[Configuration]) -> Figure:
             x, estimates, truths = curves_of(each)
             low, middle, high = np.nanquantile(estimates, [0.1, 0.5, 0.9], axis=0)
             label = each.label_without("env", "env.id", "env.game", "data")
-            axes.plot(x, middle, color=color, linestyle=stroke, linewidth=2.0, label=f"{label}: estimate")
+            seeds = f"{len(estimates)} seed{'s' * (len(estimates) > 1)}"
+            axes.plot(x, middle, color=color, linestyle=stroke, linewidth=2.0, label=f"{label}: estimate ({seeds})")
             axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
-            axes.axhline(np.median(truths), color=color, linewidth=1.0, linestyle="--", label=f"{label}: best, actual")
-    dress(figure)
+            axes.axhline(
+                np.median(truths), color=color, linewidth=1.0, linestyle="--", label=f"{label}: actual, best policy"
+            )
+    dress(figure, legend_title="median over seeds; band: 10 and 90 % quantiles")
     return figure
 
 

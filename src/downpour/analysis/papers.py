@@ -14,7 +14,7 @@ import numpy as np
 
 from downpour.analysis.configurations import Configuration
 from downpour.analysis.drawing import INK, dress, figure_of, save, style_of
-from downpour.analysis.metrics import finite, until
+from downpour.analysis.metrics import finite, spoken, until
 from downpour.analysis.overestimation import ESTIMATE, truth_of_best
 from downpour.analysis.published import HIGHEST, PUBLISHED, TRAINING, Numbers
 from downpour.analysis.runs import RunDirectory
@@ -51,12 +51,14 @@ class Paper:
     """A table: games down, columns across.
 
     Attributes:
-        column: which column a run's configuration belongs to.
+        algorithms: classes of those whose runs belong in it.
+        column: which column the configuration of such a run belongs to; "" for none.
         caption: the protocol.
         measure: the number of a run (of `MEASURES`) where nothing published is of another kind.
     """
 
     title: str
+    algorithms: Sequence[str]
     columns: Sequence[str]
     column: Callable[[Config], str]
     caption: str
@@ -65,21 +67,23 @@ class Paper:
 
 COMPARED = (
     "Ours is the mean over seeds of what the row names, [95 % bootstrap interval], at the last step that every run of "
-    "the game has reached"
+    "the game has reached (an environment step is one frame of MinAtar, four of Atari)"
 )
 BEST = (
     f"{COMPARED}: of each run's highest evaluation (epsilon 0.05, whole games), or of its last 100 training episodes. "
     "Where a cell has several settings (learning rates) it shows the one whose mean is highest, which flatters. "
-    "Published numbers follow the protocols that are named."
+    "Published numbers follow the protocols that are named; [fig]: read off a figure."
 )
 BIAS = (
-    f"{COMPARED}: the last mean of max_a Q minus what the best policy received (discounted). The paper's Figure 3 "
+    f"{COMPARED}: the last mean of max_a Q over the states of evaluation episodes (epsilon 0.05), minus the mean "
+    "discounted return that the run's best policy received from such states. The paper's Figure 3 "
     "shows curves, and no table of them has been published: there is no number to put beside ours. overestimation.png "
     "has our curves: median over seeds with 10 and 90 % quantiles, the truth as a line."
 )
 PARTS = (
-    f"{COMPARED}. The paper's Figure 3 shows curves of the median human-normalized score on Atari, and no table of "
-    "them has been published: there is no number to put beside ours."
+    f"{COMPARED}: of each run's last 100 training episodes, or of its highest evaluation (without exploration, whole "
+    "games). The paper's Figure 3 shows curves of the median human-normalized score on Atari, and no table of them has "
+    "been published: of its agents only Rainbow and DQN have scores of single games to put beside ours."
 )
 ABLATION = [f"{a} replay, {b} target Q" for a in ("with", "without") for b in ("with", "without")]
 RAINBOW: dict[frozenset[str], str] = {
@@ -111,31 +115,36 @@ def missing_parts(config: Config) -> frozenset[str]:
 PAPERS = {
     "mnih2015_ablation": Paper(
         "Mnih et al. 2015, Extended Data Table 3: replay and a separate target network",
+        ["DQN"],
         ABLATION,
         lambda config: ABLATION[2 * (not config["data"]["replay"]) + (not config["algo"]["target_network"])],
         BEST,
     ),
     "mnih2015_linear": Paper(
         "Mnih et al. 2015, Extended Data Table 4: a network and a linear function",
+        ["DQN"],
         ["DQN", "Linear"],
         lambda config: "Linear" if _class(config["model"]) == "Linear" else "DQN",
         BEST,
     ),
     "mnih2015_scores": Paper(
         "Mnih et al. 2015, Extended Data Table 2: scores",
+        ["DQN"],
         ["DQN", "Random Play", "Human"],
         lambda config: "DQN",
         BEST,
     ),
     "vanhasselt2016_bias": Paper(
         "van Hasselt et al. 2016, Figure 3: over-estimation",
+        ["DQN", "DoubleDQN"],
         ["DQN", "Double DQN"],
-        lambda config: {"DQN": "DQN", "DoubleDQN": "Double DQN"}.get(_class(config["algo"]), ""),
+        lambda config: _class(config["algo"]).replace("Double", "Double "),
         BIAS,
         "over-estimation",
     ),
     "rainbow_ablation": Paper(
         "Hessel et al. 2018, Figure 3: Rainbow without one of its parts",
+        ["DQN", "DoubleDQN"],
         list(RAINBOW.values()),
         lambda config: RAINBOW.get(missing_parts(config), ""),
         PARTS,
@@ -154,6 +163,11 @@ class Line:
     cells: dict[str, Interval | float]
     settings: dict[str, str] = field(default_factory=dict)  # which of several was best, by column
 
+    @property
+    def name(self) -> str:
+        """As a legend has it."""
+        return f"{self.source}, {self.length}"
+
     def mean(self, column: str) -> float:
         cell = self.cells.get(column, np.nan)
         return cell.mean if isinstance(cell, Interval) else float(cell)
@@ -161,24 +175,30 @@ class Line:
 
 def lines(paper: Paper, published: Sequence[Numbers], configurations: Sequence[Configuration]) -> list[Line]:
     """Ours and the published ones of each game that was played: ours once for each kind of number there is."""
-    found: dict[str, dict[str, list[Configuration]]] = {}
+    found: dict[str, dict[str, dict[str, list[Configuration]]]] = {}
     for each in configurations:
-        column = paper.column(each.counted[0].config) if each.counted else ""
-        if column in paper.columns:
-            found.setdefault(each.counted[0].environment, {}).setdefault(column, []).append(each)
+        config = each.counted[0].config if each.counted else {}
+        if config and _class(config["algo"]) in paper.algorithms and (column := paper.column(config)):
+            env = config["env"]
+            worlds = found.setdefault(env.get("game") or each.counted[0].environment, {})
+            worlds.setdefault(_played(env), {}).setdefault(column, []).append(each)
     result = []
-    for game, columns in found.items():
-        plain = game.split(" (")[0].split("/")[-1].lower()
-        beside = [numbers for numbers in published if plain in numbers.games]
-        for measure in dict.fromkeys([numbers.measure for numbers in beside] or [paper.measure]):
-            mine = ours(game, measure, columns)
-            result += [mine] if mine.cells else []
+    for game, worlds in found.items():
+        beside = [numbers for numbers in published if game in numbers.games]
+        for measure in dict.fromkeys([paper.measure, *(numbers.measure for numbers in beside)]):
+            mine = [ours(game, world, measure, columns) for world, columns in worlds.items()]
+            result += [line for line in mine if line.cells]
             same = [numbers for numbers in beside if numbers.measure == measure]
-            result += [Line(game, each.source, each.length, dict(each.games[plain])) for each in same]
+            result += [Line(game, each.source, each.length, dict(each.games[game])) for each in same]
     return result
 
 
-def ours(game: str, measure: str, columns: Mapping[str, Sequence[Configuration]]) -> Line:
+def _played(env: Config) -> str:
+    """Where and how a game was played: "MinAtar", "Atari mnih2015"."""
+    return f"{_class(env)} {env.get('protocol') or ''}".strip()
+
+
+def ours(game: str, world: str, measure: str, columns: Mapping[str, Sequence[Configuration]]) -> Line:
     """A game's runs, all at the last step that each of them has reached: nothing is extrapolated."""
     runs = [run for members in columns.values() for each in members for run in each.counted]
     steps = min(run.steps for run in runs)
@@ -188,13 +208,17 @@ def ours(game: str, measure: str, columns: Mapping[str, Sequence[Configuration]]
         scored = [(bootstrap_mean([MEASURES[measure](run, steps) for run in each.counted]), each) for each in members]
         cell, chosen = max(scored, key=lambda pair: (pair[0].n > 0, pair[0].mean))
         if cell.n:
-            cells[column], settings[column] = cell, chosen.label if len(members) > 1 else ""
+            cells[column], settings[column] = cell, _apart(chosen, members)
             seeds.add(cell.n)
     count = " to ".join(dict.fromkeys([str(min(seeds, default=0)), str(max(seeds, default=0))]))
-    source = f"ours, {measure}, {count} seed{'' if count == '1' else 's'}"
-    return Line(
-        game, source, f"{spaced(steps)} {runs[0].axis.replace('env', 'environment').replace('_', ' ')}", cells, settings
-    )
+    source = f"ours, {world}, {measure}, {count} seed{'' if count == '1' else 's'}"
+    return Line(game, source, f"{spaced(steps)} {spoken(runs[0].axis)}", cells, settings)
+
+
+def _apart(chosen: Configuration, members: Sequence[Configuration]) -> str:
+    """What sets one setting of a cell apart from the cell's others: "lr=0.001"; "" where there are none."""
+    same = [key for key in chosen.settings if len({each.settings[key] for each in members}) == 1]
+    return chosen.label_without(*same) if len(members) > 1 else ""
 
 
 def markdown(paper: Paper, table: Sequence[Line]) -> str:
@@ -204,8 +228,10 @@ def markdown(paper: Paper, table: Sequence[Line]) -> str:
     for line in table:
         cells = [line.cells.get(column) for column in columns]
         rows.append([line.game, line.source, line.length, *("-" if c is None else _shown(c) for c in cells)])
-    notes = [f"{line.game}, {column}: {name}" for line in table for column, name in line.settings.items() if name]
-    chosen = ["", "Shown of several settings: " + "; ".join(dict.fromkeys(notes)) + "."] if notes else []
+    chosen: list[str] = []
+    for line in table:
+        if notes := [f"{column}: {name}" for column, name in line.settings.items() if name]:
+            chosen += ["", f"Shown of several settings ({line.game}, {line.source}): {'; '.join(notes)}."]
     return "\n".join([f"## {paper.title}", "", *aligned(rows, left=len(rows[0])), "", paper.caption, *chosen, ""])
 
 
@@ -228,37 +254,42 @@ def comma_separated(paper: Paper, table: Sequence[Line]) -> str:
 
 
 def draw(paper: Paper, table: Sequence[Line], path: Path) -> None:
-    """A panel a game, each bar with its number; scores of unlike games are drawn as parts of the first column's."""
+    """A panel a game, each bar with its number; beside published ones, whose scale differs, all are drawn relative to
+    the first column's."""
     games = list(dict.fromkeys(line.game for line in table))
-    figure = figure_of(max(8.5, 4.2 * len(games)), 5.0)
-    names = []
-    for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
+    colors = {name: style_of(index)[0] for index, name in enumerate(dict.fromkeys(line.name for line in table))}
+    across = min(3, len(games))
+    down = -(-len(games) // across)
+    figure = figure_of(max(8.5, 4.2 * across), 1.0 + 4.0 * down)
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in panels[len(games) :]:
+        axes.remove()
+    shown = [c for c in paper.columns if any(c in line.cells for line in table)]
+    number = "score" if paper.measure in (HIGHEST, TRAINING) else paper.measure
+    for axes, game in zip(panels, games, strict=False):
         members = [line for line in table if line.game == game]
-        columns = [c for c in paper.columns if any(c in line.cells for line in members)]
-        names.append(columns)
-        relative = len(columns) > 1 and all(line.mean(columns[0]) > 0 for line in members)
+        relative = len(members) > 1 and len(shown) > 1 and all(line.mean(shown[0]) > 0 for line in members)
         for index, line in enumerate(members):
-            unit = line.mean(columns[0]) if relative else 1.0
-            place = np.arange(len(columns)) + 0.8 * (index + 0.5) / len(members) - 0.4
-            means = np.array([line.mean(column) for column in columns]) / unit
-            ends = [
-                (c.low / unit, c.high / unit) if isinstance(c, Interval) and c.known else (m, m)
-                for c, m in zip((line.cells.get(column) for column in columns), means, strict=True)
+            unit = line.mean(shown[0]) if relative else 1.0
+            place = np.arange(len(shown)) + 0.8 * (index + 0.5) / len(members) - 0.4
+            means = np.array([line.mean(column) for column in shown]) / unit
+            cells = [line.cells.get(column) for column in shown]
+            ends = [(c.low, c.high) if isinstance(c, Interval) and c.known else (np.nan, np.nan) for c in cells]
+            error = np.abs(np.array(ends).T / unit - means)
+            width = 0.8 / len(members)
+            bars = axes.bar(place, means, width, color=colors[line.name], yerr=error, capsize=2, label=line.name)
+            numbers = [
+                "" if np.isnan(mean) else f"{mean:.3g}" if mean < 1000 else f"{mean:.0f}" for mean in means * unit
             ]
-            error = np.abs(np.array(ends).T - means)
-            color, _ = style_of(index)
-            label = f"{line.source}, {line.length}"
-            bars = axes.bar(place, means, 0.8 / len(members), color=color, yerr=error, capsize=2, label=label)
-            numbers = ["" if np.isnan(mean) else f"{mean * unit:.3g}" for mean in means]
             axes.bar_label(bars, numbers, padding=2, fontsize=7, color=INK)
         axes.set_title(game, parse_math=False)
-        axes.set_ylabel(f"part of `{columns[0]}`" if relative else "score")
+        axes.set_ylabel(f"{number} relative to `{shown[0]}`" if relative else number)
     letters = int(15 * figure.get_size_inches()[0])
     figure.suptitle(f"{paper.title}\n{fill(paper.caption, letters)}", fontsize=7, color=INK)
     dress(figure)
-    for axes, columns in zip(figure.axes, names, strict=True):  # the house's look has numbers below
-        axes.set_xticks(range(len(columns)), [c.replace(", ", ",\n") for c in columns])
-        axes.set_xlim(-0.5, len(columns) - 0.5)
+    for axes in figure.axes:  # the house's look has numbers below
+        axes.set_xticks(range(len(shown)), [c.replace(", ", ",\n") for c in shown])
+        axes.set_xlim(-0.5, len(shown) - 0.5)
     save(figure, path)
 
 

@@ -77,13 +77,14 @@ PUBLISHED = {
     ],
     "mnih2015_scores": [
         Numbers(
-            "Mnih et al. 2015, Atari, Extended Data Table 2 (as far as the lecture shows it)",
+            "Mnih et al. 2015, Atari, 30 games of up to 5 minutes",
             "50 M frames",
             HIGHEST,
             _table(
                 ["Random Play", "Human", "DQN"],
                 {
                     "alien": (227.8, 6875, 3069),
+                    "asterix": (210, 8503, 6012),
                     "beam_rider": (363.9, 5775, 6846),
                     "boxing": (0.1, 4.3, 71.8),
                     "breakout": (1.7, 31.8, 401.2),
@@ -91,6 +92,8 @@ PUBLISHED = {
                     "freeway": (0, 29.6, 30.3),
                     "gopher": (257.6, 2321, 8520),
                     "ice_hockey": (-11.2, 0.9, -1.6),
+                    "seaquest": (68.4, 20182, 5286),
+                    "space_invaders": (148, 1652, 1976),
                 },
             ),
         ),
@@ -101,6 +104,23 @@ PUBLISHED = {
             _table(
                 ["DQN"],
                 {"breakout": (9,), "asterix": (7,), "freeway": (48,), "seaquest": (1,), "space_invaders": (33,)},
+            ),
+        ),
+    ],
+    "rainbow_ablation": [
+        Numbers(
+            "Hessel et al. 2018, Atari, best snapshot played again from no-op starts",
+            "200 M frames",
+            HIGHEST,
+            _table(
+                ["DQN", "Rainbow"],
+                {
+                    "breakout": (385.5, 417.5),
+                    "asterix": (4359.0, 428200.3),
+                    "freeway": (30.8, 34.0),
+                    "seaquest": (5860.6, 15898.9),
+                    "space_invaders": (1692.3, 18789.0),
+                },
             ),
         ),
     ],

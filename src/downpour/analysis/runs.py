@@ -168,11 +168,13 @@ class RunDirectory:
 
     @property
     def environment(self) -> str:
-        """The environment's id, or the data set's name for a supervised run."""
+        """The environment's id ("MinAtar breakout" of a game), or the data set's name for a supervised run."""
         if self.axis == "gradient_steps" and "data" in self.choices:
             return self.choices["data"]
-        env = self.config.get("env")
-        name = env.get("id", env.get("game")) if isinstance(env, dict) else None
+        env = self.config.get("env") or {}
+        name = env.get("id")
+        if "game" in env:
+            name = f"{str(env.get('_target_', '')).rpartition('.')[2]} {env['game']}".strip()
         return str(name or self.choices.get("env") or self.choices.get("data", "unknown environment"))
 
     @property

@@ -65,8 +65,9 @@ def check_room(
             who = f"{processes} processes need" if processes > 1 else "needs"
             advice = f"{who} {gigabytes(need(capacity))} {place}, {gigabytes(free)} are free"
             advice += f": data.capacity={rounded} would fit" if rounded else ""
-            other = ", or data.storage=disk" if place == "of memory" else ""
-            raise ConfigError("data.capacity", capacity, advice + other)
+            if place == "of memory" and size * (journal(capacity) + capacity) <= (1 - SPARE) * disk:
+                advice += ", or data.storage=disk"
+            raise ConfigError("data.capacity", capacity, advice)
 
 
 def _most(capacity: int, room: float, need: Callable[[int], int]) -> int:
@@ -76,4 +77,4 @@ def _most(capacity: int, room: float, need: Callable[[int], int]) -> int:
 
 def gigabytes(size: int) -> str:
     """As a person reads it."""
-    return f"{size / 1e9:.3g} GB"
+    return f"{size / 1e9:.3g} GB" if size < 1e12 else f"{size / 1e9:.0f} GB"

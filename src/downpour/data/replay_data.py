@@ -151,9 +151,7 @@ class ReplayData(Experience):
             complete = self.memory.count // self.num_envs - self.n_step
             rows = self.memory.latest(max(0, min(self.round_steps, complete)))
             batch = rows.view(len(rows) * self.num_envs // self.batch_size, self.batch_size)
-            if (
-                self.run.synchronous_replicas == 1
-            ):  # ranks must make equal numbers of gradient steps; one process need not
+            if self.run.synchronous_replicas == 1:  # ranks must make equal numbers of gradient steps, this one need not
                 batch = batch[batch["weight"].any(1)]
         elif self.step <= self.learning_starts or not self._draws():
             batch = self.memory.transitions(torch.empty(0, dtype=torch.long)).view(0, self.batch_size)
