@@ -13,7 +13,7 @@ from tests.analysis.runs_factory import write_run
 from tests.commands import Commands
 from tests.worlds import CONF, composed
 
-from downpour.analysis import papers
+from downpour.analysis import paper_table, papers
 from downpour.analysis.configurations import group
 from downpour.analysis.published import PUBLISHED
 from downpour.analysis.report import report
@@ -92,7 +92,7 @@ def test_training_episodes_stand_beside_training_episodes(tmp_path: Path) -> Non
     assert float(found["ours, MinAtar, last 100 training episodes", "DQN"]["mean"]) == 5.0
     assert float(found["ours, MinAtar, highest evaluation", "DQN"]["mean"]) == 30.0
     runs = group(map(RunDirectory, find_runs(tmp_path)))
-    table = papers.lines(papers.PAPERS["mnih2015_scores"], PUBLISHED["mnih2015_scores"], runs)
+    table = paper_table.lines(papers.PAPERS["mnih2015_scores"], PUBLISHED["mnih2015_scores"], runs)
     kinds = ["MinAtar, highest evaluation", "Atari, 30", "MinAtar, last 100", "MinAtar, training"]
     sources = [line.source.partition(", ")[2] for line in table]
     assert all(source.startswith(kind) for source, kind in zip(sources, kinds, strict=True))
@@ -101,7 +101,7 @@ def test_training_episodes_stand_beside_training_episodes(tmp_path: Path) -> Non
 def test_one_colour_for_one_source_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One legend serves panels of unequally many bars; a published number has no interval to draw."""
     figures: list[Any] = []
-    monkeypatch.setattr(papers, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(paper_table, "save", lambda figure, path: figures.append(figure))
     for game in ("asterix", "breakout"):  # the former is in one of the two papers
         config = {
             "env": {"_target_": MINATAR, "game": game},
@@ -196,7 +196,7 @@ def test_a_game_played_in_two_ways_has_a_row_of_each(tmp_path: Path) -> None:
         choices = {"env": name.lower()}
         write_run(tmp_path / name, config=config, choices=choices, evaluations=[(1000 + score, score)])
     runs = group(map(RunDirectory, find_runs(tmp_path)))
-    table = papers.lines(papers.PAPERS["mnih2015_scores"], PUBLISHED["mnih2015_scores"], runs)
+    table = paper_table.lines(papers.PAPERS["mnih2015_scores"], PUBLISHED["mnih2015_scores"], runs)
     found = {line.source: (line.length, line.mean("DQN")) for line in table}
     assert found["ours, MinAtar, highest evaluation, 1 seed"] == ("1 000 environment steps", 0.0)
     assert found["ours, Atari machado2018, highest evaluation, 1 seed"] == ("1 001 environment steps", 1.0)
@@ -212,7 +212,7 @@ def test_an_unknown_paper_is_answered_with_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(papers.PAPERS))
 def test_every_published_number_has_a_column_and_a_protocol(name: str) -> None:
     for numbers in PUBLISHED.get(name, []):
-        assert numbers.length.endswith(" M frames") and numbers.measure in papers.MEASURES
+        assert numbers.length.endswith(" M frames") and numbers.measure in paper_table.MEASURES
         for cells in numbers.games.values():
             assert set(cells) <= set(papers.PAPERS[name].columns)
 

@@ -38,7 +38,7 @@ def report(
 
     Raises ConfigError for a `metric` that no run has or an unknown `paper`, OSError where `out` can't be written.
     """
-    from downpour.analysis import papers
+    from downpour.analysis import paper_table, papers
     from downpour.analysis.curves import comparison
     from downpour.analysis.drawing import save
     from downpour.analysis.extras import draw_extras
@@ -73,7 +73,7 @@ def report(
     draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
-    if paper is not None and (beside := papers.write(paper, configurations, out)):
+    if paper is not None and (beside := paper_table.write(paper, configurations, out)):
         text += f"\n\n{beside}"
     return text
 
