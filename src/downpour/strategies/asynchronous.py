@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from downpour.checkpoints import capture_rank, restore_rank
 from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import FAILED, Failed
+from downpour.launch import Launch
 from downpour.run import Run, process
 from downpour.strategies.base import Parallelism
 from downpour.strategies.board import EPISODES, STATE
@@ -34,7 +35,6 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
             is due: a moment later it may wait for rank 0 and say nothing.
     """
 
-    launch = staticmethod(launch)
     servers = 1
     reports_epochs = False
     link: Link
@@ -51,6 +51,10 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         self.longest_wait = seconds
         self._reason = ""
         self._states: dict[int, Any] = {}
+
+    @classmethod
+    def own_launcher(cls) -> Launch:
+        return launch
 
     def attach(self, link: Link, run: Run) -> None:
         """Give it the connection to the servers, before training."""

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,14 @@ from downpour.trainer import Hardware
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
 SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A network that is a sequence of layers."""
+
+    def in_order(self) -> list[nn.Module]:
+        """The layers, each of which takes the output of the one before."""
 
 
 class Pipeline(Parallelism, DDPStrategy):
@@ -83,7 +91,7 @@ class Pipeline(Parallelism, DDPStrategy):
 
     def prepare(self, algorithm: Any) -> None:
         network = algorithm.network
-        if not hasattr(network, "in_order"):
+        if not isinstance(network, Layered):
             advice = "is not layers in a row: use model=mlp, convnet or resnet, or strategy=ddp"
             raise ConfigError("model", type(network).__name__, advice)
         layers = network.in_order()

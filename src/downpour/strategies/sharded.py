@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,14 @@ STYLES: dict[str, ParallelStyle] = {
     "inputs": RowwiseParallel(),
     "inputs_of_whole": RowwiseParallel(input_layouts=Replicate()),
 }
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A network that says how its layers are divided between ranks (tensor parallelism)."""
+
+    def parallel_plan(self) -> Mapping[str, str]:
+        """Layer name -> one of `STYLES`."""
 
 
 class Sharded(Parallelism, ModelParallelStrategy):
@@ -211,18 +219,17 @@ def networks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
             yield prefix + name, child
 
 
-def plan_of(network: nn.Module) -> dict[str, str]:
+def plan_of(network: nn.Module) -> Mapping[str, str]:
     """How the layers of a network are divided.
 
     Raises:
         ConfigError: nobody has said.
     """
-    plan: Any = getattr(network, "parallel_plan", None)
-    if plan is None:
-        known = [n for n in network_classes.__all__ if hasattr(getattr(network_classes, n), "parallel_plan")]
+    if not isinstance(network, Divisible):
+        known = [n for n in network_classes.__all__ if issubclass(vars(network_classes)[n], Divisible)]
         advice = f"no plan says how its layers are divided: use {', '.join(known)}, or strategy=fsdp2 or ddp"
         raise ConfigError("model", type(network).__name__, advice)
-    return plan()
+    return network.parallel_plan()
 
 
 def check_plan(name: str, network: nn.Module, ranks: int) -> None:
