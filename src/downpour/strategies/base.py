@@ -13,7 +13,7 @@ from downpour.trainer import Hardware
 
 
 class Parallelism:
-    """Mixed into one of Lightning's strategies, in front of it; by itself, the answers for a strategy without it.
+    """A mixin for Lightning's strategies. An instance of it alone holds the defaults, for strategies without it.
 
     Attributes:
         name: what `strategy=` calls it.
