@@ -1,13 +1,13 @@
-"""Replay and the target network, on and off, over games and seeds: many single-thread runs at a time, each on a core.
+"""Ablation of replay and the target network, over games and seeds, with single-threaded runs in parallel.
 
     python benchmarks/ablation.py --out DIR --games breakout --seeds 4 --frames 1000000 --seconds 540
 
-Each run is `experiment=mnih2015_ablation` at one step size, trained by a process of its own that is pinned to one core;
-after --seconds it is stopped (SIGTERM), which saves it. The same command again goes on with what is not finished. At
-the end DIR holds the paper's table and figure at the last frame that all runs of a game have reached, and
-runs.json: of each run, how far and how fast it was, its training curve and its evaluations.
+Each run is `experiment=mnih2015_ablation` at one step size, in a process of its own that is pinned to one core. After
+--seconds it is stopped (SIGTERM) and saves a checkpoint; the same command again resumes what is not finished. At the
+end DIR contains the paper's table and figure at the last frame that all runs of a game have reached, and runs.json with
+the length, time, training curve and evaluations of each run.
 
-Runs with this interpreter and the sources beside this file; what follows `--` goes to train.py.
+Uses this interpreter and the sources of this project; arguments after `--` are passed to train.py.
 """
 
 import argparse
@@ -27,18 +27,26 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 GAMES = ("breakout", "freeway", "space_invaders", "asterix", "seaquest")
 POINTS = 100  # of a training curve
-GRACE = 60  # seconds to save in; one that is evaluating ends its evaluation first
+GRACE = 60  # seconds that a stopped run has to save; it finishes an evaluation first
 
 
 @dataclass
 class Job:
-    """One run: where it is, what train.py is to be told, and its process while there is one."""
+    """One run.
+
+    Attributes:
+        run: its directory.
+        arguments: of train.py.
+        process: of the training, once started.
+        begin: when it was started, by the monotonic clock.
+        asked: whether it has been asked to stop.
+    """
 
     run: Path
     arguments: list[str]
     process: Any = None
     begin: float = math.inf
-    asked: bool = False  # to stop
+    asked: bool = False
 
     def start(self, core: int) -> None:
         """Train in a process of its own, pinned to a core."""
@@ -59,7 +67,7 @@ class Job:
         return self.run.with_suffix(".log")
 
     def stop(self) -> None:
-        """Once: a second signal may come when nothing catches it any more."""
+        """Ask it to stop, once: a second signal could arrive after its handlers have been removed."""
         if not self.asked:
             self.process.terminate()
         self.asked = True
@@ -70,7 +78,7 @@ class Job:
 
 
 def jobs(options: argparse.Namespace) -> list[Job]:
-    """Those that are not finished, the cells of a seed side by side."""
+    """The runs that are not finished, ordered so that the four cells of a seed run at the same time."""
     every = itertools.product(options.games.split(","), range(options.seeds), (True, False), (True, False))
     found = []
     for game, seed, replay, target in every:
@@ -87,14 +95,14 @@ def jobs(options: argparse.Namespace) -> list[Job]:
                 f"eval_every={options.eval_every}",
             ]
             arguments = [*fixed, *cell, length, f"seed={seed}", *options.more, f"hydra.run.dir={run}"]
-        told = summary(run)
-        if told.get("status") != "finished" or told["env_steps"] < options.frames:
+        known = summary(run)
+        if known.get("status") != "finished" or known["env_steps"] < options.frames:
             found.append(Job(run, arguments))
     return found
 
 
 def summary(run: Path) -> dict[str, Any]:
-    """A run's summary.json; {} while there is none."""
+    """A run's summary.json; {} if there is none yet."""
     try:
         return json.loads((run / "summary.json").read_text())
     except (OSError, ValueError):
@@ -102,7 +110,7 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def work(waiting: list[Job], slots: int, seconds: float) -> list[Job]:
-    """Do all jobs, so many at a time; returns those that went wrong. Ctrl-C stops those that run, saved."""
+    """Run all jobs, `slots` at a time; returns those that failed. Ctrl-C stops the running ones, which save."""
     cores, waiting, failed = sorted(os.sched_getaffinity(0)), list(waiting), []
     running: dict[int, Job] = {}
     try:
@@ -117,7 +125,7 @@ def work(waiting: list[Job], slots: int, seconds: float) -> list[Job]:
                 if job.process.poll() is not None:
                     del running[slot]
                     failed += [job] if job.failed else []
-                elif spent > seconds + GRACE:  # what it has saved before is whole
+                elif spent > seconds + GRACE:  # its last checkpoint remains
                     job.process.kill()
                 elif spent > seconds:
                     job.stop()
@@ -129,13 +137,13 @@ def work(waiting: list[Job], slots: int, seconds: float) -> list[Job]:
     return failed
 
 
-def kept(run: Any) -> dict[str, Any]:
-    """What is kept of a run: small enough to carry away."""
+def record(run: Any) -> dict[str, Any]:
+    """The record of a run in runs.json."""
     from downpour.analysis.metrics import finite
     from downpour.analysis.table import last_episodes
 
-    marks = sorted({run.steps * (point + 1) // POINTS for point in range(POINTS)})
-    training = [(mark, last_episodes(run, mark)) for mark in marks]
+    steps = sorted({run.steps * (point + 1) // POINTS for point in range(POINTS)})
+    training = [(mark, last_episodes(run, mark)) for mark in steps]
     evaluations = finite(run.metrics, "eval/return_mean")
     scores = zip(evaluations.get("env_steps", []), evaluations.get("eval/return_mean", []), strict=True)
     return {
@@ -153,14 +161,14 @@ def kept(run: Any) -> dict[str, Any]:
 
 
 def collect(directory: Path, out: Path) -> str:
-    """Write runs.json and the report on all runs of the directory; returns what the report says."""
+    """Write runs.json and the report of all runs in the directory; returns the text of the report."""
     from downpour.analysis.report import report
     from downpour.analysis.runs import RunDirectory, find_runs
 
     paths = find_runs(directory)
     runs = [run for run in map(RunDirectory, paths) if run.config and len(run.metrics)]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "runs.json").write_text("[\n" + ",\n".join(json.dumps(kept(run)) for run in runs) + "\n]\n")
+    (out / "runs.json").write_text("[\n" + ",\n".join(json.dumps(record(run)) for run in runs) + "\n]\n")
     return report(paths, out, paper="mnih2015_ablation")
 
 
@@ -177,11 +185,11 @@ def main() -> None:
     parser.add_argument("--lr", default="2.5e-4", help="step size")
     parser.add_argument("more", nargs="*", help="settings of train.py, after --")
     options = parser.parse_args()
-    todo = jobs(options)
-    waves = -(-len(todo) // options.slots)
-    most = waves * (options.seconds + GRACE)
-    print(f"{len(todo)} runs to do, {options.slots} at a time: {most:.0f} s at most", file=sys.stderr, flush=True)
-    failed = work(todo, options.slots, options.seconds)
+    waiting = jobs(options)
+    waves = -(-len(waiting) // options.slots)
+    longest = waves * (options.seconds + GRACE)
+    print(f"{len(waiting)} runs to do, {options.slots} at a time: {longest:.0f} s at most", file=sys.stderr, flush=True)
+    failed = work(waiting, options.slots, options.seconds)
     for job in failed:
         print(f"failed: {job.run.name}\n{job.log.read_text()[-600:]}", file=sys.stderr)
     if not any(options.runs.glob("*/metrics.csv")):

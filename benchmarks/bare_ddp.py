@@ -1,8 +1,8 @@
-"""The limit: the same network, batch and optimizer under Torch's DistributedDataParallel, with no framework at all.
+"""A bare loop: the same network, batch and optimizer with DistributedDataParallel and no framework.
 
 python -m torch.distributed.run --nproc-per-node=2 benchmarks/bare_ddp.py MODEL
 
-Prints seconds a gradient step. Each rank draws batches by index from a data set in memory, as this framework does.
+Prints seconds per gradient step. Each rank draws batches by index from a data set in memory, as this framework does.
 """
 
 import sys
@@ -22,7 +22,13 @@ LR = 5e-4
 
 
 class Task(NamedTuple):
-    """What is measured: model= and its options, samples of each process's gradient step, and how many are timed."""
+    """A task to measure.
+
+    Attributes:
+        model, widths: model= and its options.
+        batch: samples per gradient step of each process.
+        steps: gradient steps that are timed.
+    """
 
     model: str
     widths: dict[str, list[int]]
@@ -39,14 +45,14 @@ TASKS = {
 
 
 def network(task: Task) -> torch.nn.Module:
-    """As conf/model has it, with these widths."""
+    """The network of conf/model with the widths of the task."""
     space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
     options: dict = task.widths if task.model == "mlp" else {**task.widths, "initialization": "he"}
     return (MLP if task.model == "mlp" else ConvNet)(space, 10, **options)
 
 
 def step_time(task: Task) -> float:
-    """Seconds a gradient step, after a fifth of them."""
+    """Seconds per gradient step, after a warm-up of a fifth as many."""
     torch.manual_seed(0)
     samples = Digits().load()
     x, y = torch.from_numpy(samples.inputs[:1258]), torch.from_numpy(samples.targets[:1258])

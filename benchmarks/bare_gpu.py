@@ -1,9 +1,9 @@
-"""The limit on a GPU: training with no framework at all, the gradient steps of a whole round in one CUDA graph.
+"""A bare loop on a GPU, without a framework: the gradient steps of a round are one CUDA graph.
 
-    python benchmarks/bare_gpu.py cartpole|minatar|atari STEPS WARMUP [bf16]     prints environment steps a second
-    python benchmarks/bare_gpu.py convnet GRADIENT_STEPS WARMUP                  prints gradient steps a second
+    python benchmarks/bare_gpu.py cartpole|minatar|atari STEPS WARMUP [bf16]     prints environment steps per second
+    python benchmarks/bare_gpu.py convnet GRADIENT_STEPS WARMUP                  prints gradient steps per second
 
-Networks, environments and RMSprop are the project's, as they are what both sides compute.
+Networks, environments and RMSprop are the project's, so that both compute the same.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ def make(scale: str) -> tuple[Any, nn.Module, Any]:
     q = q.cuda()
     if scale == "cartpole":
         return envs, q, torch.optim.Adam(q.parameters(), lr=bare_loop.LR, fused=True)
-    return envs, q, RMSprop(q.parameters(), lr=2.5e-4, alpha=0.95, eps=0.01, centered=True)
+    return envs, q, RMSprop(q.parameters(), lr=2.5e-4, alpha=0.95, eps=0.01, eps_inside=scale == "atari", centered=True)
 
 
 def captured(step: Callable[[], None], optimizer: Any) -> Callable[[], None]:
@@ -66,7 +66,7 @@ def captured(step: Callable[[], None], optimizer: Any) -> Callable[[], None]:
 
 
 def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
-    """Train DQN; environment steps a second after the warm-up and as many steps again."""
+    """Train DQN; returns environment steps per second after twice the warm-up."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     envs, q, optimizer = make(scale)
@@ -79,21 +79,21 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
     shapes["end"] = (torch.bool, ())
     ring = {name: torch.zeros(CAPACITY, *shape, dtype=dtype) for name, (dtype, shape) in shapes.items()}
     pinned = {name: torch.empty(rows, *s, dtype=d, pin_memory=True) for name, (d, s) in shapes.items()}
-    there = {name: value.cuda() for name, value in pinned.items()}
+    on_gpu = {name: value.cuda() for name, value in pinned.items()}
 
-    def arithmetic() -> Any:
+    def precision() -> Any:
         if not half:
             return contextlib.nullcontext()
         return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
 
     def learn() -> None:
         for part in range(updates):
-            own = {name: value[part * batch : (part + 1) * batch] for name, value in there.items()}
-            with arithmetic():
+            drawn = {name: value[part * batch : (part + 1) * batch] for name, value in on_gpu.items()}
+            with precision():
                 with torch.no_grad():
-                    goal = own["r"] + 0.99 * ~own["end"] * target(own["y"]).amax(-1)
-                value = q(own["x"]).gather(-1, own["a"].unsqueeze(-1)).squeeze(-1)
-                loss = nn.functional.smooth_l1_loss(value.float(), goal.float())
+                    td_target = drawn["r"] + 0.99 * ~drawn["end"] * target(drawn["y"]).amax(-1)
+                value = q(drawn["x"]).gather(-1, drawn["a"].unsqueeze(-1)).squeeze(-1)
+                loss = nn.functional.smooth_l1_loss(value.float(), td_target.float())
             optimizer.zero_grad()
             loss.backward()
             if scale == "cartpole":
@@ -102,28 +102,28 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
 
     @torch.no_grad()
     def act(observation: np.ndarray) -> np.ndarray:
-        with arithmetic():
+        with precision():
             best = q(torch.from_numpy(observation).cuda()).argmax(-1).cpu().numpy()
         return np.where(rng.random(ENVS) < 0.1, rng.integers(int(envs.single_action_space.n), size=ENVS), best)
 
     observation, _ = envs.reset(seed=0)
-    done, halves = np.zeros(ENVS, bool), scale == "atari"
+    done, splits_steps = np.zeros(ENVS, bool), scale == "atari"
     action, replay = np.zeros(ENVS, np.int64), None
-    steps = cursor = size = made = begin_steps = 0
+    steps = cursor = size = updates_made = begin_steps = 0
     begin = 0.0
-    if halves:
+    if splits_steps:
         envs.send(action := act(observation))
     while steps < total_steps:
         for _ in range(ROUND_STEPS[scale]):
-            if not halves:
+            if not splits_steps:
                 action = act(observation)
-            new, reward, terminated, truncated, info = envs.recv() if halves else envs.step(action)
+            new, reward, terminated, truncated, info = envs.recv() if splits_steps else envs.step(action)
             kept = np.flatnonzero(~done)
-            place = torch.from_numpy((cursor + np.arange(len(kept))) % CAPACITY)
-            facts = {"x": observation, "y": new, "a": action, "r": info.get("learned_reward", reward)}
-            facts["end"] = info.get("learned_terminated", terminated)
-            for name, value in facts.items():
-                ring[name][place] = torch.from_numpy(np.asarray(value)[kept]).to(ring[name].dtype)
+            positions = torch.from_numpy((cursor + np.arange(len(kept))) % CAPACITY)
+            columns = {"x": observation, "y": new, "a": action, "r": info.get("learned_reward", reward)}
+            columns["end"] = info.get("learned_terminated", terminated)
+            for name, value in columns.items():
+                ring[name][positions] = torch.from_numpy(np.asarray(value)[kept]).to(ring[name].dtype)
             cursor, size = (cursor + len(kept)) % CAPACITY, min(size + len(kept), CAPACITY)
             observation, done = np.array(new), terminated | truncated
             steps += ENVS
@@ -132,16 +132,16 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
             torch.cuda.current_stream().synchronize()  # the buffers have been read
             for name, host in pinned.items():
                 torch.index_select(ring[name], 0, drawn, out=host)
-                there[name].copy_(host, non_blocking=True)
-        if halves:
+                on_gpu[name].copy_(host, non_blocking=True)
+        if splits_steps:
             envs.send(action := act(observation))
         if steps <= warmup:
             continue
         if replay is None:
             replay = captured(learn, optimizer)
         replay()
-        made += updates
-        if made % TARGET_EVERY[scale] == 0:
+        updates_made += updates
+        if updates_made % TARGET_EVERY[scale] == 0:
             torch._foreach_copy_(list(target.parameters()), list(q.parameters()))
         if not begin_steps and steps > 2 * warmup:
             torch.cuda.synchronize()
@@ -151,7 +151,7 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
 
 
 def fit(steps: int, warmup: int) -> float:
-    """Fit the convolutional network to the digits; gradient steps a second."""
+    """Fit the convolutional network to the digits; returns gradient steps per second."""
     from downpour.data.sources import Digits
 
     samples = Digits().load()

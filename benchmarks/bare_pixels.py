@@ -1,8 +1,8 @@
-"""The limit on pixels: the rounds of `experiment/scale=minatar` and `=atari` with no framework at all, plain Torch.
+"""A bare loop on pixels: the rounds of `experiment/scale=minatar` and `=atari` without a framework, in plain Torch.
 
 python benchmarks/bare_pixels.py minatar STEPS WARMUP THREADS [bf16]
 
-The ring holds each screen once, environments side by side; Atari's emulators go on while the network learns.
+The ring stores each screen once, with a column per environment; Atari's emulators run while the network learns.
 """
 
 import copy
@@ -21,7 +21,7 @@ FLAGS = ("first", "terminated")
 
 
 class Ring:
-    """Rows [steps, ENVS] of the newest screens, and pairs of stacks drawn from them."""
+    """A ring of the newest screens, rows [steps, ENVS], from which pairs of stacks are sampled."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, stack: int):
         self.steps, self.stack, self.count = CAPACITY // ENVS, stack, 0
@@ -39,7 +39,7 @@ class Ring:
 
     def sample(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, ...]:
         kept = min(self.count, self.steps)
-        while True:  # more than is needed, for resets end no transition
+        while True:  # more than needed, as rows of resets are not transitions
             age = torch.from_numpy(rng.integers(0, kept - self.stack, size + size // 4 + 8))
             row = (self.count - 1 - age) % self.steps
             env = torch.from_numpy(rng.integers(0, ENVS, len(row)))
@@ -50,28 +50,28 @@ class Ring:
         rows = (row.unsqueeze(-1) - torch.arange(self.stack, -1, -1)) % self.steps
         first = self.flags["first"][rows, env.unsqueeze(-1)].long()
         frames = self.screens[rows, env.unsqueeze(-1)]
-        gone = (first.sum(-1, keepdim=True) > first.cumsum(-1)).nonzero()
-        frames[gone[:, 0], gone[:, 1]] = 0
+        missing = (first.sum(-1, keepdim=True) > first.cumsum(-1)).nonzero()
+        frames[missing[:, 0], missing[:, 1]] = 0
         before, after = (frames[:, 0], frames[:, 1]) if self.stack == 1 else (frames[:, :-1], frames[:, 1:])
         return before, self.actions[row, env], self.rewards[row, env], after, self.flags["terminated"][row, env]
 
 
 class Bytes(nn.Module):
-    """Pixels as floats."""
+    """Converts pixels to floats in [0, 1]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return (x.float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 class Cells(nn.Module):
-    """Bits as floats."""
+    """Converts bits to floats."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.float()
 
 
 class MinAtar:
-    """Eight games of the library, a reset taking the place of the step after the end."""
+    """Eight games of the library; a reset takes the place of the step after the end of an episode."""
 
     network = staticmethod(
         lambda actions: nn.Sequential(
@@ -90,7 +90,7 @@ class MinAtar:
             game.reset()
         self.over = np.zeros(ENVS, bool)
 
-    def look(self) -> np.ndarray:
+    def observe(self) -> np.ndarray:
         return np.stack([game.env.state().transpose(2, 0, 1) for game in self.games])
 
     def send(self, action: np.ndarray) -> None:
@@ -104,11 +104,11 @@ class MinAtar:
             else:
                 reward[i], terminated[i] = game.act(int(self.action[i]))
         self.over = terminated
-        return self.look(), reward, first, terminated
+        return self.observe(), reward, first, terminated
 
 
 class Atari:
-    """Eight emulators of ale-py, four frames a step; a lost life ends what is learned from."""
+    """Eight emulators of ale-py, four frames per step; the loss of a life counts as a terminal state for learning."""
 
     network = staticmethod(
         lambda actions: nn.Sequential(
@@ -127,7 +127,7 @@ class Atari:
         self.observation, info = self.games.reset(seed=0)
         self.lives, self.over = info["lives"], np.zeros(ENVS, bool)
 
-    def look(self) -> np.ndarray:
+    def observe(self) -> np.ndarray:
         return self.observation
 
     def send(self, action: np.ndarray) -> None:
@@ -140,41 +140,42 @@ class Atari:
         return self.observation, np.clip(reward, -1, 1), first, terminated | lost
 
 
-def train(world: Any, total_steps: int, warmup: int, mixed: bool) -> float:
-    """Train DQN for `total_steps` environment steps. Returns steps a second after the warm-up."""
+def train(games: Any, total_steps: int, warmup: int, mixed: bool) -> float:
+    """Train DQN for `total_steps` environment steps. Returns steps per second after the warm-up."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    q = world.network(world.actions)
+    q = games.network(games.actions)
     target = copy.deepcopy(q).requires_grad_(False)
-    optimizer = RMSprop(q.parameters(), lr=LR, alpha=0.95, eps=0.01, centered=True)
-    ring = Ring(world.shape, world.dtype, world.stack)
-    newest = (lambda seen: seen) if world.stack == 1 else (lambda seen: seen[:, -1])
-    ring.add(newest(world.look()), 0, 0.0, True, False)
+    inside = isinstance(games, Atari)  # the constant, under the root
+    optimizer = RMSprop(q.parameters(), lr=LR, alpha=0.95, eps=0.01, eps_inside=inside, centered=True)
+    ring = Ring(games.shape, games.dtype, games.stack)
+    newest = (lambda screens: screens) if games.stack == 1 else (lambda screens: screens[:, -1])
+    ring.add(newest(games.observe()), 0, 0.0, True, False)
     steps = updates = 0
     begin, begin_steps = time.perf_counter(), 0
     while steps < total_steps:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            greedy = q(torch.from_numpy(world.look())).argmax(-1).numpy()
-        action = np.where(rng.random(ENVS) < 0.1, rng.integers(world.actions, size=ENVS), greedy)
-        world.send(action)  # the emulators go on
+            greedy = q(torch.from_numpy(games.observe())).argmax(-1).numpy()
+        action = np.where(rng.random(ENVS) < 0.1, rng.integers(games.actions, size=ENVS), greedy)
+        games.send(action)  # the emulators run while the network learns
         if steps > warmup:
-            batches = [column.split(BATCH) for column in ring.sample(rng, world.updates * BATCH)]
-            for x, a, r, y, end in zip(*batches, strict=True):
+            batches = [column.split(BATCH) for column in ring.sample(rng, games.updates * BATCH)]
+            for x, a, r, y, terminal in zip(*batches, strict=True):
                 with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
                     with torch.no_grad():
-                        goal = r + GAMMA * ~end * target(y).amax(-1).float()
+                        td_target = r + GAMMA * ~terminal * target(y).amax(-1).float()
                     value = q(x).gather(-1, a.unsqueeze(-1)).squeeze(-1).float()
-                loss = nn.functional.smooth_l1_loss(value, goal)
+                loss = nn.functional.smooth_l1_loss(value, td_target)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 updates += 1
-                if updates % world.target_every == 0:
+                if updates % games.target_every == 0:
                     target.load_state_dict(q.state_dict())
         else:
             begin, begin_steps = time.perf_counter(), steps
-        seen, reward, first, terminated = world.recv()
-        ring.add(newest(seen), action, reward, first, terminated)
+        screens, reward, first, terminated = games.recv()
+        ring.add(newest(screens), action, reward, first, terminated)
         steps += ENVS
     return (steps - begin_steps) / (time.perf_counter() - begin)
 

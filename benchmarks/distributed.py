@@ -1,16 +1,14 @@
-"""Two processes on two cores, `strategy=ddp`: what the framework costs, and what the second core gives.
+"""Two processes on two cores with `strategy=ddp`: the framework's overhead, and the parallel efficiency.
 
-The framework's cost is the time of a gradient step against that of a bare DistributedDataParallel loop of the same
-network, batch, optimizer and threads. E_2 = T / (2 T_2), (1) of the lecture: the time of one process for a number of
-samples against twice that of two processes, each with the same batch. The machine's speed drifts, so what counts is the
-ratio of two measurements of the same turn; the table gives its median, least and greatest. All turns are made by the
-same two processes, which are started once; while one computes alone the other sleeps.
+The overhead is measured by the time of a gradient step, relative to a bare DistributedDataParallel loop with the same
+network, batch, optimizer and threads. The efficiency E_2 = T / (2 T_2), (1) of the lecture, compares the time of one
+process for a number of samples with twice that of two processes, each with the same batch. All turns are made by the
+same two processes; while one computes on its own, the other sleeps.
 
     python benchmarks/distributed.py [TURNS]
 """
 
 import contextlib
-import csv
 import logging
 import os
 import statistics
@@ -26,6 +24,7 @@ from subprocess import PIPE
 import bare_ddp as bare
 import torch
 import torch.distributed as dist
+from common import ratios, spread, step_time, timing
 from omegaconf import OmegaConf
 
 from downpour.experiment import fit
@@ -33,11 +32,11 @@ from downpour.scaling.plan import resolved
 from downpour.validation import validate
 
 ROOT = Path(__file__).resolve().parents[1]
-MARK = "TORCHELASTIC_RUN_ID"  # tells a process that torchrun has started it
+MARK = "TORCHELASTIC_RUN_ID"  # environment variable that tells a process that torchrun has started it
 
 
 def downpour(task: bare.Task, processes: int, directory: Path) -> float:
-    """Seconds a gradient step of a training run; the first fifth and the evaluation are left out."""
+    """Seconds per gradient step of a training run, without the first fifth and the evaluation."""
     every = task.steps // 5
     options = [f"model.{key}={str(value).replace(' ', '')}" for key, value in task.widths.items()]
     options += [f"total_gradient_steps={task.steps + every}", f"eval_every={task.steps + every}"]
@@ -47,9 +46,7 @@ def downpour(task: bare.Task, processes: int, directory: Path) -> float:
     fit(validate(resolved([*chosen, f"hydra.run.dir={directory}"])), directory)
     if not (directory / "timing.csv").exists():  # not rank 0
         return 0.0
-    with open(directory / "timing.csv") as file:
-        speeds = [float(row["time/steps_per_second"]) for row in csv.DictReader(file)][1:]
-    return statistics.mean(1 / speed for speed in speeds)
+    return step_time(timing(directory)[1:])
 
 
 def worker(turns: int) -> None:
@@ -80,7 +77,7 @@ def worker(turns: int) -> None:
 
 
 def alone(task: bare.Task, store: dist.Store, directory: Path) -> float:
-    """Rank 0 measures as a process that knows of no other; rank 1 sleeps meanwhile."""
+    """Rank 0 measures as a single process, while rank 1 sleeps."""
     if os.environ["RANK"] != "0":
         store.wait(["alone"], timedelta(hours=1))
         return 0.0
@@ -93,7 +90,7 @@ def alone(task: bare.Task, store: dist.Store, directory: Path) -> float:
 
 @contextlib.contextmanager
 def group(store: dist.Store) -> Iterator[None]:
-    """A process group of the two, as long as it is needed: one process must not see it."""
+    """A process group of the two, within the context only: the measurement of a single process must not see it."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
     yield
@@ -101,20 +98,15 @@ def group(store: dist.Store) -> Iterator[None]:
 
 
 def table(found: dict[str, dict[str, list[float]]]) -> str:
-    """Medians; and ratios of measurements of the same turn."""
+    """The table of medians, and of ratios within the same turn."""
     lines = ["| network | one process, ms a step | two, ms | bare DDP, ms | bare : downpour | E_2 |"]
     lines.append("|---|---|---|---|---|---|")
     for name, values in found.items():
         cells = [f"{statistics.median(each):.2f}" for each in values.values()]
         for numerator in ("bare", "one"):
-            cells.append(spread([a / b for a, b in zip(values[numerator], values["two"], strict=True)]))
+            cells.append(spread(ratios(values[numerator], values["two"])))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """Median, least and greatest."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main(turns: int) -> str:

@@ -1,21 +1,22 @@
-"""One GPU: steps a second with and without CUDA graphs, beside a bare loop whose rounds are one CUDA graph.
+"""One GPU: steps per second with and without CUDA graphs, and those of a bare loop with one CUDA graph per round.
 
     python benchmarks/gpu.py [cartpole minatar atari atari-bf16 convnet]
 
-Runs of the command line, one after another; what its extra package is missing for is left out. A table with the time in
-each part and the share of time in which nothing was on the GPU.
+Runs from the command line, one after another; scales whose package is not installed are skipped. The table has the
+shares of time of each part, and the share in which the GPU was idle.
 """
 
-import csv
 import importlib.util
 import statistics
-import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
+import common
 import torch
-from speed import HERE, OVERRIDES
+from common import HERE, TRAIN, step_time, timing
+from speed import OVERRIDES
 
 WARMUP = 1_000
 STEPS = {"cartpole": 24_000, "minatar": 10_000, "atari": 10_000, "atari-bf16": 10_000, "convnet": 6_000}
@@ -34,35 +35,26 @@ OPTIONS = {
     "convnet": ["algo=supervised", "model=convnet"],
 }
 PARTS = ("environment", "acting", "replay", "data", "transfer", "learning", "framework")
-
-
-def run(command: list[str]) -> str:
-    """Standard output of a command."""
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
+run = partial(common.run, threads=None)
 
 
 def downpour(name: str, graph: bool) -> dict[str, float]:
-    """A training run: steps a second after the warm-up and as many steps again, and where the time went."""
+    """A training run: steps per second after twice the warm-up, and the shares of time."""
     counted = "gradient_steps" if name == "convnet" else "env_steps"
     options = [f"total_{counted}={STEPS[name]}", f"eval_every={STEPS[name]}", *OPTIONS[name], "trainer=gpu"]
     options += [f"callbacks.recorder.every={WARMUP}", f"trainer.cuda_graph={str(graph).lower()}", "logger=csv"]
     if counted == "env_steps":
         options += ["eval_episodes=1", "callbacks.evaluation.max_episode_steps=10"]
     with tempfile.TemporaryDirectory() as directory:
-        run([str(HERE.parent / "src" / "train.py"), *options, f"hydra.run.dir={directory}/run"])
-        with open(Path(directory) / "run" / "timing.csv") as file:
-            rows = [{n: float(v or 0) for n, v in row.items()} for row in csv.DictReader(file)]
-    rows = [row for row in rows if row[counted] > 2 * WARMUP + 500]
+        run([TRAIN, *options, f"hydra.run.dir={directory}/run"])
+        rows = [row for row in timing(Path(directory) / "run") if row[counted] > 2 * WARMUP + 500]
     found = {n[5:]: statistics.mean(row[n] for row in rows) for n in rows[0] if n.startswith("time/")}
-    found["steps_per_second"] = 1 / statistics.mean(1 / row["time/steps_per_second"] for row in rows)
+    found["steps_per_second"] = 1 / step_time(rows)
     return found
 
 
 def bare(name: str) -> float:
-    """Steps a second of the bare loop."""
+    """Steps per second of the bare loop."""
     scale, _, half = name.partition("-")
     return float(run([str(HERE / "bare_gpu.py"), scale, str(STEPS[name]), str(WARMUP), half]).splitlines()[-1])
 

@@ -1,6 +1,6 @@
-"""What a run comes to when one of its workers is killed half way.
+"""The result of runs that lose a worker half way.
 
-Each seed trains with the settings given, and worker 1 is killed (SIGKILL) when the run has made half of its steps.
+Each seed trains with the given settings; worker 1 is killed (SIGKILL) when the run has made half of its steps.
 
   python benchmarks/killed_worker.py experiment=digits_mlp strategy=downpour trainer=ddp_cpu
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import yaml
 
-DOOR = Path(__file__).resolve().parents[1] / "src" / "train.py"
+TRAIN = Path(__file__).resolve().parents[1] / "src" / "train.py"
 
 
 def last_step(run: Path) -> int:
-    """How far the run's metrics are."""
+    """The last step in the run's metrics; 0 if there is none."""
     try:
         with open(run / "metrics.csv", newline="") as file:
             *_, row = csv.DictReader(file)
@@ -32,7 +32,7 @@ def last_step(run: Path) -> int:
 
 
 def worker(run: Path, rank: int) -> int | None:
-    """The process of a worker of the run."""
+    """The process id of a worker of the run; None if it is not running."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments, variables = path.read_bytes().split(b"\0"), (path.parent / "environ").read_bytes().split(b"\0")
@@ -44,9 +44,13 @@ def worker(run: Path, rank: int) -> int | None:
 
 
 def train(run: Path, settings: list[str], seed: int) -> dict[str, float]:
-    """One run with its accident."""
+    """Train, and kill worker 1 half way; returns the run's summary.
+
+    Raises:
+        SystemExit: the run failed, or did not continue without the worker.
+    """
     more = [f"seed={seed}", f"hydra.run.dir={run}", "logger=csv", "callbacks.recorder.every=50"]
-    process = subprocess.Popen([sys.executable, str(DOOR), *settings, *more], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, str(TRAIN), *settings, *more], stderr=subprocess.PIPE, text=True)
     killed_at = 0
     while process.poll() is None and not killed_at:
         time.sleep(0.02)
@@ -55,9 +59,9 @@ def train(run: Path, settings: list[str], seed: int) -> dict[str, float]:
             if 2 * step >= (config["total_gradient_steps"] or config["total_env_steps"]):
                 os.kill(victim, signal.SIGKILL)
                 killed_at = step
-    _, said = process.communicate()
-    if process.returncode or "the run goes on without it" not in said:
-        sys.exit(f"seed {seed}: worker killed at {killed_at}, exit code {process.returncode}: {said}")
+    _, errors = process.communicate()
+    if process.returncode or "the run goes on without it" not in errors:
+        sys.exit(f"seed {seed}: worker killed at {killed_at}, exit code {process.returncode}: {errors}")
     return {**json.loads((run / "summary.json").read_text()), "killed_at": killed_at}
 
 

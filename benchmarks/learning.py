@@ -1,9 +1,9 @@
-"""Learning under the protocols of the field, over seeds, with bootstrap intervals.
+"""Returns under standard protocols, over seeds, with bootstrap intervals.
 
 python benchmarks/learning.py cleanrl-cartpole 10
 python benchmarks/learning.py ppo-inverted-pendulum ddpg-pendulum 10 --workers 16 --seconds 3000 --out results
 
-Runs go on side by side, each on a core of its own, and those begun before go on from their last checkpoint.
+With --workers, runs are trained in parallel, each on its own core. Runs begun before resume from their last checkpoint.
 """
 
 import argparse
@@ -36,7 +36,7 @@ STUDIES = {
     "reinforce-inverted-pendulum": ["experiment=reinforce_inverted_pendulum"],
     "td3-half-cheetah": ["experiment=td3_half_cheetah"],
 }
-PATIENCE = 60.0  # seconds that a stopped run has to save itself
+PATIENCE = 60.0  # seconds that a stopped run has to save
 HEADER = (
     "| protocol | seeds | finished | least environment steps | last 100 training episodes, mean [95 %] "
     "| last evaluation, mean [95 %] | least |\n|---|---|---|---|---|---|---|"
@@ -44,12 +44,13 @@ HEADER = (
 
 
 class Pool:
-    """Runs side by side, each with one thread, on cores of their own."""
+    """Trains runs in parallel, each with one thread on its own core."""
 
     def __init__(self, workers: int, seconds: float | None = None):
         """
         Args:
-            seconds: when they are up, runs under way are stopped (they save themselves) and no other begins.
+            workers: runs in parallel.
+            seconds: time limit, after which runs are stopped (they save) and no other is started; None: no limit.
         """
         self.workers = workers
         self.end = None if seconds is None else time.monotonic() + seconds
@@ -58,13 +59,13 @@ class Pool:
         self.started = 0
 
     def train(self, studies: Sequence[str], seeds: int, runs: Path) -> list[str]:
-        """Train every seed to its end, from where it was left; returns what went wrong, a line each."""
+        """Train, or resume, every seed of every study; returns the errors, a line each."""
         jobs = [(name, seed) for name in studies for seed in range(seeds)]
         with ThreadPoolExecutor(self.workers, initializer=self._pin) as pool:
             return [line for line in pool.map(lambda job: self._run(*job, runs / job[0] / str(job[1])), jobs) if line]
 
     def _pin(self) -> None:
-        """A core for this thread, which the processes that it starts inherit."""
+        """Pin this thread to a core, which the processes that it starts inherit."""
         if self.workers > 1:
             with self.lock:
                 core = self.cores[self.started % len(self.cores)]
@@ -101,13 +102,13 @@ class Pool:
 
 
 def finished(run: Path) -> bool:
-    """Whether the run has had all its steps."""
+    """Whether the run has made all its steps."""
     summary = run / "summary.json"
     return summary.exists() and json.loads(summary.read_text())["status"] == "finished"
 
 
 def outcome(run: Path) -> dict[str, Any] | None:
-    """How far a run came and what it reached; None where it was not evaluated yet."""
+    """The results of a run; None if it has not been evaluated yet."""
     if not (run / "metrics.csv").exists() or not (run / "episodes.csv").exists():
         return None
     metrics = pandas.read_csv(run / "metrics.csv")
@@ -126,13 +127,13 @@ def outcome(run: Path) -> dict[str, Any] | None:
 
 
 def study(name: str, seeds: int, runs: Path) -> dict[str, Any]:
-    """What the runs of a study reached."""
+    """The results of a study."""
     found = [outcome(runs / name / str(seed)) for seed in range(seeds)]
     return {"overrides": STUDIES[name], "runs": [run for run in found if run is not None]}
 
 
 def line(name: str, result: dict[str, Any]) -> str:
-    """A study as a line of the table."""
+    """The row of a study in the table."""
     runs = result["runs"]
     if not runs:
         return f"| {name} | 0 | | | | | |"
@@ -165,7 +166,7 @@ def main(seeds: int) -> str:
 
 
 def table(results: Mapping[str, dict[str, Any]]) -> str:
-    """All studies, a line each."""
+    """The table of studies."""
     return "\n".join([HEADER, *(line(name, result) for name, result in results.items())])
 
 
@@ -178,7 +179,7 @@ def measure(
     runs: Path = RUNS,
     out: Path | None = None,
 ) -> list[str]:
-    """Train, print the table, write `learning.json`; returns what went wrong, a line each."""
+    """Train, print the table, write `learning.json`; returns the errors, a line each."""
     failures = Pool(workers, seconds).train(studies, seeds, runs.resolve())
     results = {name: study(name, seeds, runs) for name in studies}
     print(table(results), flush=True)
@@ -192,9 +193,9 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", help=f"studies, and how many seeds (10): {', '.join(STUDIES)}")
-    parser.add_argument("--workers", type=int, default=1, help="runs side by side, each on a core of its own")
-    parser.add_argument("--seconds", type=float, help="stop after so many, and report how far the runs came")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="where the run directories lie (outputs/bench)")
+    parser.add_argument("--workers", type=int, default=1, help="runs in parallel, each on its own core")
+    parser.add_argument("--seconds", type=float, help="stop after this time, and report the results so far")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where the run directories are (outputs/bench)")
     parser.add_argument("--out", type=Path, help="where learning.json goes (beside the runs)")
     found = parser.parse_args(words)
     found.studies = [word for word in found.what if not word.isdigit()]

@@ -1,7 +1,7 @@
-"""Pushes a second to a parameter server, beside a bare loop of the same messages, in one run.
+"""Pushes per second to a parameter server, compared with a bare loop of the same messages.
 
-The bare loop is what one would write by hand: a socket, a gradient received straight into place, `optimizer.step()`,
-the parameters sent back. No authentication, no counters, one optimizer, nobody else to wait for.
+The bare loop receives a gradient from a socket directly into its buffer, calls `optimizer.step()`, and sends the
+parameters back: no authentication, no counters, one optimizer, no waiting for other workers.
 
   python benchmarks/parameter_server.py
 """
@@ -59,6 +59,7 @@ def framework_worker(address: Any, token: bytes, rank: int, sizes: Any, ready: A
 
 
 def flat(sizes: list[tuple[int, ...]]) -> tuple[memoryview, list[torch.Tensor]]:
+    """(buffer, tensors of these sizes that are views of it)."""
     counts = [torch.Size(size).numel() for size in sizes]
     buffer = memoryview(bytearray(4 * sum(counts)))
     parts = torch.frombuffer(buffer, dtype=torch.float32).split(counts)
@@ -66,6 +67,7 @@ def flat(sizes: list[tuple[int, ...]]) -> tuple[memoryview, list[torch.Tensor]]:
 
 
 def fill(connection: socket.socket, buffer: memoryview) -> bool:
+    """Receive until the buffer is full; False if the connection was closed."""
     got = 0
     while got < buffer.nbytes:
         count = connection.recv_into(buffer[got:], 0, socket.MSG_WAITALL)
@@ -76,7 +78,7 @@ def fill(connection: socket.socket, buffer: memoryview) -> bool:
 
 
 def bare_server(listener: socket.socket, sizes: Any, workers: int) -> None:
-    """One thread for each worker, a lock around the update: without either it would be another thing."""
+    """One thread per worker and a lock around the update, as in the framework's server."""
     import threading
 
     torch.set_num_threads(1)
@@ -92,7 +94,7 @@ def bare_server(listener: socket.socket, sizes: Any, workers: int) -> None:
                 for parameter, part in zip(parameters, parts, strict=True):
                     parameter.grad = part
                 step()
-                reply = bytes(values)  # what is sent must not change on the way
+                reply = bytes(values)  # another thread may update while it is sent
             connection.sendall(reply)
 
     while True:
@@ -119,6 +121,7 @@ def bare_worker(address: Any, sizes: Any, ready: Any, seconds: float, out: Any) 
 
 
 def pushes(push: Callable[[], Any], seconds: float) -> float:
+    """Calls per second, measured for `seconds`."""
     with torch.no_grad():
         begin, count = time.perf_counter(), 0
         while (now := time.perf_counter()) < begin + seconds:
@@ -128,7 +131,7 @@ def pushes(push: Callable[[], Any], seconds: float) -> float:
 
 
 def measure(kind: str, sizes: Any, workers: int, seconds: float) -> float:
-    """Pushes a second of all workers together."""
+    """Pushes per second of all workers together."""
     listener, token = listen("127.0.0.1", None), secrets.token_bytes(32)
     address = listener.getsockname()
     ready, out = CONTEXT.Barrier(workers), CONTEXT.Queue()
@@ -151,7 +154,7 @@ def measure(kind: str, sizes: Any, workers: int, seconds: float) -> float:
 
 
 def main(turns: int, seconds: float = 2.0) -> str:
-    """Measure pairs by turns, each for so many seconds; return the table."""
+    """Measure both in turn, `seconds` each; return the table."""
     lines = [f"Pushes a second, each answered with the parameters; {os.cpu_count()} cores; medians of {turns}.", ""]
     lines += ["| message | workers | bare loop | parameter server | ratio |", "|---|---|---|---|---|"]
     for name, sizes in SIZES.items():

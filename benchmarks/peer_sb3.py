@@ -1,4 +1,4 @@
-"""The peer: Stable-Baselines3's DQN with the same hyperparameters and the same number of updates a step.
+"""Stable-Baselines3's DQN with the hyperparameters of `bare_loop.py` and as many updates per step.
 
 python benchmarks/peer_sb3.py 40000 --envs 1
 """
@@ -14,19 +14,28 @@ from stable_baselines3.common.env_util import make_vec_env
 
 
 class Clock(BaseCallback):
-    """Notes when the warm-up was over."""
+    """Measures the speed after the warm-up."""
 
-    begin = 0.0
-    begin_steps = 0
+    def __init__(self, warmup: int):
+        """
+        Args:
+            warmup: environment steps that are left out.
+        """
+        super().__init__()
+        self.warmup, self.begin, self.begin_steps = warmup, 0.0, 0
 
     def _on_step(self) -> bool:
-        if self.num_timesteps <= bare.WARMUP:
+        if self.num_timesteps <= self.warmup:
             self.begin, self.begin_steps = time.perf_counter(), self.num_timesteps
         return True
 
+    def rate(self) -> float:
+        """Environment steps per second since the warm-up; at the end of training."""
+        return (self.model.num_timesteps - self.begin_steps) / (time.perf_counter() - self.begin)
+
 
 def train(total_steps: int, envs: int) -> float:
-    """Train for `total_steps` environment steps. Returns steps a second after the warm-up."""
+    """Train for `total_steps` environment steps. Returns steps per second after the warm-up."""
     model = DQN(
         "MlpPolicy",
         make_vec_env("CartPole-v1", n_envs=envs, seed=0),
@@ -45,9 +54,9 @@ def train(total_steps: int, envs: int) -> float:
         device="cpu",
         seed=0,
     )
-    clock = Clock()
+    clock = Clock(bare.WARMUP)
     model.learn(total_steps, callback=clock)
-    return (model.num_timesteps - clock.begin_steps) / (time.perf_counter() - clock.begin)
+    return clock.rate()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""The peer on pixels: Stable-Baselines3's DQN with the same network, hyperparameters and gradient steps a step.
+"""Stable-Baselines3's DQN on pixels, with the network, hyperparameters and gradient steps of `pixels.py`.
 
 python benchmarks/peer_sb3_pixels.py minatar STEPS WARMUP ENVS THREADS
 """
 
 import sys
-import time
 
 import ale_py
 import gymnasium as gym
@@ -22,7 +21,7 @@ from downpour.optimizers import RMSprop
 
 
 class Convolutions(BaseFeaturesExtractor):
-    """The 16 kernels of MinAtar's paper."""
+    """The convolution of MinAtar's paper, with 16 kernels."""
 
     def __init__(self, space: gym.Space):
         super().__init__(space, 16 * 8 * 8)
@@ -33,7 +32,7 @@ class Convolutions(BaseFeaturesExtractor):
 
 
 class Cells(gym.ObservationWrapper):
-    """MinAtar's own environment, its bits as floats, channels first."""
+    """MinAtar's environment with observations as floats, channels first."""
 
     def __init__(self):
         super().__init__(BaseEnv("breakout"))
@@ -45,8 +44,8 @@ class Cells(gym.ObservationWrapper):
 
 
 def train(scale: str, steps: int, warmup: int, envs: int) -> float:
-    """Train for `steps` environment steps. Returns steps a second after the warm-up."""
-    optimizer = {"alpha": 0.95, "eps": 0.01, "centered": True}
+    """Train for `steps` environment steps. Returns steps per second after the warm-up."""
+    optimizer = {"alpha": 0.95, "eps": 0.01, "eps_inside": scale == "atari", "centered": True}
     policy = {"optimizer_class": RMSprop, "optimizer_kwargs": optimizer}
     common = {"learning_rate": 2.5e-4, "buffer_size": 50_000, "learning_starts": warmup, "batch_size": 32, "seed": 0}
     if scale == "minatar":
@@ -74,17 +73,9 @@ def train(scale: str, steps: int, warmup: int, envs: int) -> float:
             optimize_memory_usage=False,
             **common,
         )
-    clock = Clock()
-    bare_warmup(warmup)
+    clock = Clock(warmup)
     model.learn(steps, callback=clock)
-    return (model.num_timesteps - clock.begin_steps) / (time.perf_counter() - clock.begin)
-
-
-def bare_warmup(steps: int) -> None:
-    """The clock of the other benchmark begins after its own warm-up."""
-    import bare_loop
-
-    bare_loop.WARMUP = steps
+    return clock.rate()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,18 @@
-"""The peer: Stable-Baselines3's PPO, DDPG, TD3 or SAC with the hyperparameters of `policies.py`.
+"""Stable-Baselines3's PPO, DDPG, TD3 or SAC with the hyperparameters of `policies.py`.
 
 python benchmarks/peer_sb3_policies.py ppo 40000
 """
 
 import sys
-import time
 from typing import Any
 
 import policies as bench
 import torch
+from peer_sb3 import Clock
 from stable_baselines3 import DDPG, PPO, SAC, TD3
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 
 FUSED = {"optimizer_kwargs": {"fused": True}}
-
-
-class Clock(BaseCallback):
-    """Notes when the warm-up was over."""
-
-    begin = 0.0
-    begin_steps = 0
-
-    def _on_step(self) -> bool:
-        if self.num_timesteps <= bench.WARMUP:
-            self.begin, self.begin_steps = time.perf_counter(), self.num_timesteps
-        return True
 
 
 def model(name: str) -> Any:
@@ -59,6 +46,6 @@ def model(name: str) -> Any:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    clock = Clock()
-    trained = model(sys.argv[1]).learn(int(sys.argv[2]), callback=clock)
-    print((trained.num_timesteps - clock.begin_steps) / (time.perf_counter() - clock.begin))
+    clock = Clock(bench.WARMUP)
+    model(sys.argv[1]).learn(int(sys.argv[2]), callback=clock)
+    print(clock.rate())

@@ -1,20 +1,17 @@
-"""MinAtar and Atari, environment steps a second: this framework, a bare loop and Stable-Baselines3, in turn.
+"""Environment steps per second on MinAtar and Atari: this framework, a bare loop, Stable-Baselines3, in turn.
 
-The same network, hyperparameters and gradient steps for each environment step; each measurement is a process of its
-own. The machine's speed drifts, so what counts is the ratio of two measurements of the same turn.
+Network, hyperparameters and gradient steps per environment step are the same; each measurement is a process of its own.
 
     python benchmarks/pixels.py 3                # three turns of both
     python benchmarks/pixels.py 3 atari
 """
 
-import csv
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from speed import HERE, run
+from common import HERE, TRAIN, compare, run, step_time, timing
 
 STEPS = {"minatar": 20_000, "atari": 8_400}  # 18 000 and 2 000 gradient steps
 WARMUP = {"minatar": 2_000, "atari": 400}
@@ -22,7 +19,7 @@ THREADS = {"minatar": 1, "atari": 2}
 
 
 def downpour(scale: str, *more: str) -> float:
-    """One training run from the command line, without its evaluation; the steps after the warm-up."""
+    """One training run from the command line; its speed after the warm-up, without evaluation."""
     steps, warmup = STEPS[scale], WARMUP[scale]
     options = [f"experiment/scale={scale}", f"total_env_steps={steps}", f"eval_every={steps}", "eval_episodes=1"]
     options += [
@@ -32,24 +29,15 @@ def downpour(scale: str, *more: str) -> float:
     ]
     options += [f"trainer.threads={THREADS[scale]}", "data.capacity=50000", *more]
     with tempfile.TemporaryDirectory() as directory:
-        run(
-            [
-                str(HERE.parent / "src" / "train.py"),
-                "experiment=minatar_breakout",
-                *options,
-                f"hydra.run.dir={directory}/run",
-            ]
-        )
-        with open(Path(directory) / "run" / "timing.csv") as file:
-            rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        run([TRAIN, "experiment=minatar_breakout", *options, f"hydra.run.dir={directory}/run"])
+        rows = timing(Path(directory) / "run")
     shares = {name[5:]: value for name, value in rows[-1].items() if name.startswith("time/") and "second" not in name}
     print(f"    {' '.join(more)} { ({name: round(value, 2) for name, value in shares.items()}) }", file=sys.stderr)
-    speeds = [row["time/steps_per_second"] for row in rows if warmup + 200 < row["env_steps"]]
-    return 1 / statistics.mean(1 / speed for speed in speeds)
+    return 1 / step_time([row for row in rows if row["env_steps"] > warmup + 200])
 
 
 def sb3(scale: str, envs: int) -> float:
-    """Stable-Baselines3, its environments in the same process."""
+    """Stable-Baselines3, with the environments in its process."""
     arguments = [scale, str(STEPS[scale]), str(WARMUP[scale]), str(envs), str(THREADS[scale])]
     return float(run([str(HERE / "peer_sb3_pixels.py"), *arguments]).splitlines()[-1])
 
@@ -74,17 +62,7 @@ def table(scale: str, turns: int) -> str:
     measures["bare loop"] = lambda: bare(scale)
     for envs in (1, 8):
         measures[f"Stable-Baselines3, {envs} environment{'s' * (envs > 1)}"] = lambda envs=envs: sb3(scale, envs)
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in range(turns):
-        for name, measure in measures.items():
-            found[name].append(measure())
-            print(f"turn {turn + 1}  {name}: {found[name][-1]:.0f} steps/s", file=sys.stderr)
-    lines = ["| | steps/s (median) | downpour is faster by (median) | least | greatest |", "|---|---|---|---|---|"]
-    for name, values in found.items():
-        ratios = [ours / other for ours, other in zip(found["downpour"], values, strict=True)]
-        spread = (statistics.median(ratios), min(ratios), max(ratios))
-        lines.append(f"| {name} | {statistics.median(values):.0f} | " + " | ".join(f"{r:.2f}" for r in spread) + " |")
-    return "\n".join(lines)
+    return "\n".join(compare(measures, turns))
 
 
 if __name__ == "__main__":

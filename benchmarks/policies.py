@@ -1,4 +1,4 @@
-"""Environment steps a second of PPO, DDPG, TD3 and SAC: this framework and Stable-Baselines3, in turn, same settings.
+"""Environment steps per second of PPO, DDPG, TD3 and SAC: this framework and Stable-Baselines3, in turn.
 
 python benchmarks/policies.py 5
 """
@@ -9,7 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from speed import HERE, rate, run
+from common import HERE, TRAIN, ratio_cells, run
+from speed import rate
 
 PPO_ENVS, PPO_STEPS, PPO_EPOCHS, PPO_MINIBATCHES, PPO_LR, PPO_HIDDEN = 8, 128, 10, 4, 3e-4, (64, 64)
 ENVS, ROUND_STEPS, BATCH, LR, HIDDEN = 4, 8, 256, 1e-3, (256, 256)
@@ -45,23 +46,23 @@ OURS: dict[str, tuple[int, list[str]]] = {  # steps, overrides
     "td3": (1_280, ["algo=td3", *CONTROL]),
     "sac": (1_280, ["algo=sac", *CONTROL]),
 }
-# Products of a batch with a hidden layer's weights in one update, which is one environment step: a network's forward
-# pass has one, its gradient two more, and a critic through which the actor's gradient only passes one more.
+# Matrix products, of a batch and a hidden layer's weights, per update (one per environment step): a network's forward
+# pass has one, its gradient two more; a critic through which the actor's gradient is propagated has one more.
 PRODUCTS = {"ddpg": 10.0, "td3": 11.5, "sac": 16.0}
-ROUNDED = "trainer.matmul_precision=medium"  # products of numbers rounded to bfloat16, where the CPU has them
+ROUNDED = "trainer.matmul_precision=medium"  # matrix products in bfloat16, on CPUs that support it
 
 
 def downpour(name: str, shares: dict[str, list[float]], *more: str) -> float:
-    """One training run from the command line; notes where its time went."""
+    """One training run from the command line; adds the shares of its time to `shares`."""
     steps, overrides = OURS[name]
     length = [f"total_env_steps={steps}", f"eval_every={steps}", "eval_episodes=1"]
     with tempfile.TemporaryDirectory() as directory:
-        run([str(HERE.parent / "src" / "train.py"), *overrides, *more, *length, f"hydra.run.dir={directory}/run"])
-        return rate(Path(directory) / "run" / "timing.csv", 2 * WARMUP, shares)
+        run([TRAIN, *overrides, *more, *length, f"hydra.run.dir={directory}/run"])
+        return rate(Path(directory) / "run", 2 * WARMUP, shares)
 
 
 def product_seconds() -> float:
-    """What the library takes for one of them, at best: no update in float32 can be faster than all of its."""
+    """Median seconds of one of the `PRODUCTS` in float32, which bounds the time of an update from below."""
     import torch
 
     torch.set_num_threads(1)
@@ -93,10 +94,8 @@ def main(turns: int) -> str:
             found = ", ".join(f"{values[-1]:.0f}" for values in ours.values())
             print(f"turn {turn + 1}  {name}: {found} and {theirs[-1]:.0f} steps/s", file=sys.stderr)
         for variant, values in ours.items():
-            ratios = [mine / other for mine, other in zip(values, theirs, strict=True)]
             numbers = f"{statistics.median(values):.0f} | {statistics.median(theirs):.0f}"
-            spread = (statistics.median(ratios), min(ratios), max(ratios))
-            lines.append(f"| {variant} | {numbers} | " + " | ".join(f"{ratio:.2f}" for ratio in spread) + " |")
+            lines.append(f"| {variant} | {numbers} | {ratio_cells(values, theirs)} |")
         parts = ", ".join(f"{part} {100 * statistics.median(values):.0f} %" for part, values in shares[name].items())
         notes.append(f"Where its time goes with {name}: {parts}.")
         if name in PRODUCTS:

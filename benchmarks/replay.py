@@ -1,37 +1,39 @@
-"""A ring of a million Atari steps: memory, milliseconds a batch of 32 stacked pairs, seconds a checkpoint adds.
+"""Replay of a million Atari steps: memory, time to sample a batch of 32 stacked transitions, time of a checkpoint.
 
     python benchmarks/replay.py [TURNS]
     python benchmarks/replay.py 5 100000        # of another size
 
-Each sampler is measured in a process of its own, with one thread. Needs some 8 GB of memory, and as much on the disk of
-the temporary directory (TMPDIR) for the journal.
+Each sampler is measured in a process of its own, with one thread. Needs about 8 GB of memory, and as much space in the
+temporary directory (TMPDIR) for the journal.
 """
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common import run
 
-ROWS, ENVS, BATCH, NEW = 1_000_000, 8, 32, 62_500  # NEW: what Mnih's protocol makes between two evaluations
+ROWS, ENVS, BATCH, NEW = 1_000_000, 8, 32, 62_500  # NEW: steps between two evaluations in Mnih's protocol
 KINDS = {"uniform": (1, None), "prioritized, 3 steps": (3, 0.5)}  # n_step, alpha
-ROUNDS = (2, 8, 32)  # gradient steps a round
+ROUNDS = (2, 8, 32)  # gradient steps per round
 
 
 def resident() -> float:
-    """GB of this process."""
+    """Resident memory of this process in GB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / 1e9
 
 
 def measure(kind: str, rows: int, turns: int) -> dict[str, float]:
-    """All numbers of one sampler."""
-    import downpour.experiment  # noqa: F401  (what a training run has loaded)
+    """The measurements of one sampler: name -> number."""
+    import downpour.experiment  # noqa: F401  (a training run has loaded it)
     from downpour.data.journal import Journal
     from downpour.data.replay import Replay
     from downpour.environments import Atari
@@ -43,7 +45,7 @@ def measure(kind: str, rows: int, turns: int) -> dict[str, float]:
     replay = Replay(rows, ENVS, generator, gamma=0.99, n_step=n_step, alpha=alpha, stack=4)
     block = rows_of(environment, 250)
     before = resident()
-    for _ in range(-(-rows // (250 * ENVS)) + 1):  # once around
+    for _ in range(-(-rows // (250 * ENVS)) + 1):  # fills the ring
         replay.extend(block)
     found = {"before": before, "after": resident()}
     for updates in ROUNDS:
@@ -52,15 +54,15 @@ def measure(kind: str, rows: int, turns: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         dtype = np.dtype([(name, v.numpy().dtype, v.shape[2:]) for name, v in block.items()])
         journal = Journal(Path(folder) / "journal", dtype, rows // 8)
-        replay.capture(journal, 0)  # the first one writes all
+        replay.capture(journal, 0)  # the first checkpoint writes all rows
         new = min(NEW, rows)
         seconds = [timed(lambda: replay.capture(journal, replay.count - new)) for _ in range(turns)]
         found["checkpoint, s"] = statistics.median(seconds)
     return found
 
 
-def rows_of(environment: object, steps: int):
-    """Rows [steps, ENVS] of random screens, an episode ending now and then, as a collector writes them."""
+def rows_of(environment: Any, steps: int) -> Any:
+    """Rows [steps, ENVS] as a collector writes them: random screens, with random ends of episodes."""
     from tensordict import TensorDict
 
     from downpour.data.collector import row_dtype
@@ -74,7 +76,8 @@ def rows_of(environment: object, steps: int):
     return TensorDict({name: torch.from_numpy(each) for name, each in columns.items()}, [steps, ENVS])
 
 
-def timed(action) -> float:
+def timed(action: Callable[[], Any]) -> float:
+    """Seconds that a call takes."""
     begin = time.perf_counter()
     action()
     return time.perf_counter() - begin
@@ -84,11 +87,7 @@ def main(turns: int, rows: int = ROWS) -> str:
     """Measure; return the table."""
     lines = []
     for kind in KINDS:
-        command = [sys.executable, __file__, kind, str(rows), str(turns)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(done.stderr)
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(run([__file__, kind, str(rows), str(turns)], threads=None).splitlines()[-1])
         if not lines:
             lines = [f"| {rows} rows | " + " | ".join(["GB resident (before)", *list(found)[2:]]) + " |"]
             lines.append("|---" * (len(found)) + "|")

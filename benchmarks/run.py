@@ -1,29 +1,33 @@
-"""`make bench`: speed, then learning. ARGS="pixels policies" for others, ARGS="pixels 3" for so many turns (or seeds).
+"""`make bench` runs speed and learning; ARGS="pixels policies" selects others, ARGS="pixels 3" the turns (or seeds).
 
-Each of them is a module of this folder with `main(turns)`, which measures and returns a table in Markdown; those of
-`ARGS=list` that need several machines' worth of cores, or settings of their own, are commands by themselves.
+Each benchmark is a module of this folder whose `main(turns)` measures and returns a table in Markdown. An unknown name
+lists them. The other scripts of this folder need a GPU or settings, and are commands of their own.
 """
 
 import importlib
 import sys
 
-BENCHMARKS = {  # name: what is measured, turns or seeds
-    "speed": ("environment steps a second of DQN on CartPole, beside a bare loop and Stable-Baselines3", 5),
-    "learning": ("what protocols of the field come to, over seeds", 10),
-    "distributed": ("two processes: the framework's cost, and what the second core gives", 5),
-    "parameter_server": ("pushes a second to a parameter server, beside a bare loop", 5),
-    "pixels": ("environment steps a second on MinAtar and Atari, beside a bare loop and Stable-Baselines3", 3),
-    "policies": ("environment steps a second of PPO, DDPG and TD3, beside Stable-Baselines3", 3),
-    "shaped_link": ("two processes over a slow link between two network namespaces, beside the cost model", 1),
-    "replay": ("memory, draws and checkpoints of a ring of a million Atari steps", 5),
-    "supervised": ("images a second on the digits, beside a bare loop and Lightning with a DataLoader", 5),
-    "two_peaks": ("one Gaussian and a mixture of two where the reward has two peaks, over seeds", 10),
+BENCHMARKS = {  # name -> (what it measures, turns or seeds)
+    "speed": ("environment steps per second of DQN on CartPole, compared with a bare loop and Stable-Baselines3", 5),
+    "learning": ("returns under standard protocols, over seeds", 10),
+    "distributed": ("two processes: the framework's overhead, and the parallel efficiency", 5),
+    "parameter_server": ("pushes per second to a parameter server, compared with a bare loop", 5),
+    "pixels": ("environment steps per second on MinAtar and Atari, compared with a bare loop and Stable-Baselines3", 3),
+    "policies": ("environment steps per second of PPO, DDPG, TD3 and SAC, compared with Stable-Baselines3", 3),
+    "shaped_link": ("two processes over a slow link between two network namespaces, compared with the cost model", 1),
+    "replay": ("memory, sampling and checkpoints of a million Atari steps in replay", 5),
+    "supervised": ("images per second on the digits, compared with a bare loop and Lightning with a DataLoader", 5),
+    "two_peaks": ("a Gaussian policy and a mixture of two on a reward with two peaks, over seeds", 10),
 }
 DEFAULT = ("speed", "learning")
 
 
 def chosen(words: list[str]) -> list[tuple[str, int]]:
-    """Names and turns of what the command line asks for."""
+    """(name, turns) of the benchmarks that the command line selects.
+
+    Raises:
+        SystemExit: an unknown name.
+    """
     names, numbers = [word for word in words if not word.isdigit()], [int(word) for word in words if word.isdigit()]
     if unknown := sorted(set(names) - set(BENCHMARKS)):
         listed = "\n".join(f"  {name:<17} {what}" for name, (what, _) in BENCHMARKS.items())

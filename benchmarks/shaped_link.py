@@ -1,10 +1,10 @@
-"""Two ranks of `ddp` in two network namespaces with a slow link between them: E_2 as measured, and as the model has it.
+"""Two ranks of `ddp` in two network namespaces with a slow link between them: E_2, measured and predicted by the model.
 
-The link has a delay and a rate each way: netem on a pair of virtual Ethernet devices or, where the kernel has no netem,
-a relay of this process between two TUN devices. alpha and beta are fitted to all-reduces over the link; the time of one
-process, and so of computing, is measured in one of the namespaces. E_2 = T / (2 T_2), (1): each rank has the whole
-batch, so that it is the ratio of two gradient steps. Needs root, the commands ip and tc, and netem or /dev/net/tun; the
-namespaces are its own, and removed in the end.
+The link has a delay and a rate each way: by netem on a pair of virtual Ethernet devices or, if the kernel has no netem,
+by a relay in this process between two TUN devices. alpha and beta are fitted to all-reduces over the link; the time per
+step of one process is measured in one of the namespaces. E_2 = T / (2 T_2), (1), is here the ratio of the times of two
+gradient steps, as each rank has the whole batch. Needs root, the commands ip and tc, and netem or /dev/net/tun; the
+namespaces are created by this script, and removed at the end.
 
     python benchmarks/shaped_link.py [--links 20:50,5:200] [--steps 40]
 """
@@ -43,19 +43,19 @@ LINKS = "20:50,5:200"  # milliseconds:Mbit/s
 STEPS = 40  # gradient steps of the two ranks
 TASK = ["algo=supervised", "data.batch_size=256", "data.updates=5", "model.hidden=[512,512]", "logger=csv"]
 WEIGHTS = 64 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
-PATIENCE = 300  # seconds until a command that does not end is given up
+PATIENCE = 300  # timeout of each command, in seconds
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 1, 0x1000
 
 
 class NotAllowed(Exception):
-    """This machine lets nobody, or not this user, make such a link."""
+    """This machine, or this user's rights on it, do not allow such a link."""
 
 
 def command(*words: str) -> None:
-    """Run it.
+    """Run a command.
 
     Raises:
-        NotAllowed: it failed, or there is no such command.
+        NotAllowed: it failed, or does not exist.
     """
     try:
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
@@ -66,14 +66,14 @@ def command(*words: str) -> None:
 
 
 class Namespaces:
-    """Two network namespaces and a device of each, `left` and `right`."""
+    """Two network namespaces, each with a device."""
 
     def __init__(self) -> None:
         self.names = tuple(f"downpour{os.getpid()}{side}" for side in "ab")
         self.devices = tuple(f"dp{os.getpid() % 100_000}{side}" for side in "ab")
 
     def address(self) -> None:
-        """Give the devices addresses, and let the namespaces send at once after a pause."""
+        """Give the devices addresses, and disable TCP's slow start after idle periods."""
         for name, device, address in zip(self.names, self.devices, ADDRESSES, strict=True):
             command("ip", "-n", name, "address", "add", f"{address}/24", "dev", device)
             for each in ("lo", device):
@@ -82,7 +82,7 @@ class Namespaces:
             command("ip", "netns", "exec", name, "sh", "-c", f"echo 0 > /proc/sys/{setting.replace('.', '/')}")
 
     def start(self, side: int, *words: str) -> subprocess.Popen[str]:
-        """A process in one of the namespaces."""
+        """Start a Python process in one of the namespaces."""
         source = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": self.devices[side]}
         words = ("ip", "netns", "exec", self.names[side], sys.executable, *words)
         pipe = subprocess.PIPE
@@ -91,14 +91,14 @@ class Namespaces:
 
 @contextlib.contextmanager
 def shaped(delay: float, rate: float) -> Iterator[tuple[Namespaces, str]]:
-    """Two namespaces, and what shapes the link between them.
+    """(two namespaces, what shapes the link between them: netem or a relay).
 
     Args:
-        delay: seconds from one to the other.
-        rate: bits a second, each way.
+        delay: one-way, in seconds.
+        rate: bits per second, each way.
 
     Raises:
-        NotAllowed: this machine has no such thing.
+        NotAllowed: neither is available on this machine.
     """
     both = Namespaces()
     with contextlib.ExitStack() as stack:
@@ -129,7 +129,7 @@ def _netem(both: Namespaces, delay: float, rate: float) -> str:
 
 @contextlib.contextmanager
 def _relay(both: Namespaces, delay: float, rate: float) -> Iterator[None]:
-    """Carry packets between two TUN devices: each leaves when those before it have left, and arrives later."""
+    """Relay packets between two TUN devices, with serialization at `rate` and then `delay`."""
     ends: list[int] = []
     try:
         for name, device in zip(both.names, both.devices, strict=True):
@@ -153,6 +153,7 @@ def _relay(both: Namespaces, delay: float, rate: float) -> Iterator[None]:
 
 
 def _carry(ends: list[int], delay: float, rate: float, over: threading.Event) -> None:
+    """Relay packets between two file descriptors until `over` is set."""
     waiting: list[deque[tuple[float, bytes]]] = [deque(), deque()]  # for each end, (when it arrives, packet)
     free = [0.0, 0.0]
     while not over.is_set():
@@ -172,7 +173,11 @@ def _carry(ends: list[int], delay: float, rate: float, over: threading.Event) ->
 
 
 def finish(*processes: subprocess.Popen[str]) -> str:
-    """What the first of them printed, once all have ended."""
+    """Wait for all processes to end; returns the output of the first.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
     try:
         said = [process.communicate(timeout=PATIENCE) for process in processes]
     finally:
@@ -203,7 +208,7 @@ def all_reduce_rank(rank: int) -> None:
 
 
 def step_time(both: Namespaces, ranks: int, steps: int) -> float:
-    """Seconds a gradient step, of one process or of one in each namespace; the first fifth is left out."""
+    """Seconds per gradient step, of one process or of one in each namespace; the first fifth is left out."""
     every = max(1, steps // 5)
     length = [f"total_gradient_steps={steps}", f"eval_every={steps}", f"callbacks.recorder.every={every}"]
     with tempfile.TemporaryDirectory(prefix="downpour-") as folder:
@@ -219,7 +224,7 @@ def step_time(both: Namespaces, ranks: int, steps: int) -> float:
 
 
 def measure(delay: float, rate: float, steps: int) -> dict[str, Any]:
-    """E_2 over such a link, measured and predicted."""
+    """E_2 over a link, measured and predicted; see `shaped`."""
     with shaped(delay, rate) as (both, how):
         link: Link = fit(all_reduce_times(both))
         one, two = step_time(both, 1, 5 * steps), step_time(both, 2, steps)
@@ -228,7 +233,7 @@ def measure(delay: float, rate: float, steps: int) -> dict[str, Any]:
 
 
 def main(turns: int, links: str = LINKS, steps: int = STEPS) -> str:
-    """Measure every link so often; return the table."""
+    """Measure every link `turns` times; return the table."""
     lines = ["| link | alpha, ms | beta, ns | one process, ms a step | two, ms | E_2 | model | model : measured |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for each in links.split(",") * turns:

@@ -1,20 +1,18 @@
-"""Environment steps a second: this framework, the bare loop, Stable-Baselines3, in turn, several times.
+"""Environment steps per second of DQN on CartPole: this framework, the bare loop, Stable-Baselines3, in turn.
 
-Each measurement is a process of its own with one thread. The machine's speed drifts, so what counts is the ratio of two
-measurements of the same turn; the table gives its median, least and greatest.
+Each measurement is a process of its own, with one thread.
+
+python benchmarks/speed.py [TURNS]
 """
 
-import csv
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import bare_loop as bare
+from common import HERE, TRAIN, compare, run, step_time, timing
 
-HERE = Path(__file__).resolve().parent
 STEPS = 40_000
 OVERRIDES = [
     "algo=dqn",
@@ -38,32 +36,20 @@ OVERRIDES = [
 ]
 
 
-def run(command: list[str]) -> str:
-    """Standard output of a command with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    return done.stdout
-
-
 def downpour(shares: dict[str, list[float]]) -> float:
-    """One training run from the command line; notes where its time went."""
+    """One training run from the command line; adds the shares of its time to `shares`."""
     with tempfile.TemporaryDirectory() as directory:
-        run([str(HERE.parent / "src" / "train.py"), *OVERRIDES, f"hydra.run.dir={directory}/run"])
-        return rate(Path(directory) / "run" / "timing.csv", 2 * bare.WARMUP, shares)
+        run([TRAIN, *OVERRIDES, f"hydra.run.dir={directory}/run"])
+        return rate(Path(directory) / "run", 2 * bare.WARMUP, shares)
 
 
-def rate(timing: Path, after: int, shares: dict[str, list[float]]) -> float:
-    """Steps a second after so many steps, from a run's timing.csv; notes where its time went."""
-    with open(timing) as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    rows = [row for row in rows if row["env_steps"] > after]
-    seconds = [1 / row["time/steps_per_second"] for row in rows]  # a step, in equally long stretches
+def rate(directory: Path, after: int, shares: dict[str, list[float]]) -> float:
+    """Environment steps per second of a run after `after` steps; adds the shares of its time to `shares`."""
+    rows = [row for row in timing(directory) if row["env_steps"] > after]
     for name in rows[0]:
         if name.startswith("time/") and name != "time/steps_per_second":
             shares.setdefault(name[5:], []).append(statistics.mean(row[name] for row in rows))
-    return 1 / statistics.mean(seconds)
+    return 1 / step_time(rows)
 
 
 def main(turns: int) -> str:
@@ -75,19 +61,7 @@ def main(turns: int) -> str:
         "Stable-Baselines3, 1 environment": lambda: float(run([str(HERE / "peer_sb3.py"), str(STEPS)])),
         "Stable-Baselines3, 8 environments": lambda: float(run([str(HERE / "peer_sb3.py"), str(STEPS), "--envs", "8"])),
     }
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in range(turns):
-        for name, measure in measures.items():
-            found[name].append(measure())
-            print(f"turn {turn + 1}  {name}: {found[name][-1]:.0f} steps/s", file=sys.stderr)
-    lines = [
-        "| | steps/s (median) | downpour is faster by (median) | least | greatest |",
-        "|---|---|---|---|---|",
-    ]
-    for name, values in found.items():
-        ratios = [ours / other for ours, other in zip(found["downpour"], values, strict=True)]
-        spread = (statistics.median(ratios), min(ratios), max(ratios))
-        lines.append(f"| {name} | {statistics.median(values):.0f} | " + " | ".join(f"{r:.2f}" for r in spread) + " |")
+    lines = compare(measures, turns)
     parts = ", ".join(f"{name} {100 * statistics.median(values):.0f} %" for name, values in shares.items())
     return "\n".join([*lines, "", f"Where downpour's time goes: {parts}."])
 

@@ -1,4 +1,4 @@
-"""The same network on the same digits without this framework; prints images a second.
+"""The same network on the same digits without this framework; prints images per second.
 
 `bare`: a PyTorch loop, data on the device, batches by index. `lightning`: a LightningModule with automatic optimization
 and an ordinary DataLoader, without logger, checkpoints or progress bar.
@@ -21,7 +21,7 @@ BATCH, LR = 64, 5e-4
 
 
 def network(model: str) -> torch.nn.Module:
-    """`mlp` or `convnet`, as conf/model has it."""
+    """The network of conf/model, `mlp` or `convnet`."""
     space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
     if model == "mlp":
         return MLP(space, 10, hidden=[120, 84])
@@ -36,7 +36,7 @@ def bare(model: str, x: torch.Tensor, y: torch.Tensor, steps: int) -> float:
     while done < steps + steps // 5:
         order = torch.randperm(len(x))
         for index in order.split(BATCH)[:-1]:
-            if done == steps // 5:  # after warming up
+            if done == steps // 5:  # after the warm-up
                 begin = time.perf_counter()
             loss = torch.nn.functional.cross_entropy(net(x[index]), y[index])
             optimizer.zero_grad()
@@ -47,7 +47,7 @@ def bare(model: str, x: torch.Tensor, y: torch.Tensor, steps: int) -> float:
 
 
 class Module(lightning.LightningModule):
-    """As Lightning's documentation writes it."""
+    """A module as in Lightning's documentation."""
 
     def __init__(self, model: str, steps: int):
         super().__init__()

@@ -1,9 +1,9 @@
-"""REINFORCE where the reward has two equal peaks: one Gaussian and a mixture of two, over seeds.
+"""REINFORCE on a reward with two equal peaks: a Gaussian policy and a mixture of two Gaussians, over seeds.
 
 python benchmarks/two_peaks.py 10
 
-For each head: the mean reward, and the probability that lies within 0.3 of the peak it neglects more, where X = 0;
-beside it the most that any Gaussian can have there. Draws the learned densities into outputs/bench/two_peaks.png.
+For each head: the mean reward, and the smaller of the probabilities within 0.3 of each peak, at X = 0; for comparison,
+the largest that a Gaussian can have there. Draws the learned densities into outputs/bench/two_peaks.png.
 """
 
 import shutil
@@ -38,26 +38,26 @@ GRID, PEAK, WITHIN = torch.linspace(-4, 4, 4001), 1.0, 0.3
 
 
 def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
-    """(Mean reward of the last evaluation, density over `GRID` at X = 0); the run is made if it is not there."""
+    """(mean reward of the last evaluation, density over `GRID` at X = 0) of a run, which is trained if need be."""
     from downpour.directory import read_config, read_summary
     from downpour.environments import Gymnasium
     from downpour.loading import load_trained
 
     directory = OUT / "two_peaks" / head.replace(" ", "_") / str(seed)
     if read_summary(directory).get("status") != "finished":
-        shutil.rmtree(directory, ignore_errors=True)  # one that was broken off
+        shutil.rmtree(directory, ignore_errors=True)  # an interrupted run
         command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS, *HEADS[head]]
         subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
     environment = Gymnasium(id="downpour/ContinuousBandit-v0")
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
-    rule: Any = load_trained(directory, read_config(directory, "run"), spaces, "last.ckpt", "run")[0]
+    algorithm: Any = load_trained(directory, read_config(directory, "run"), spaces, "last.ckpt", "run")[0]
     with torch.no_grad():
-        density = rule.head.distribution(rule.policy(torch.zeros(1, 1))).log_prob(GRID.unsqueeze(-1)).exp()
+        density = algorithm.head.distribution(algorithm.policy(torch.zeros(1, 1))).log_prob(GRID.unsqueeze(-1)).exp()
     return read_summary(directory)["eval/return_mean"], density.numpy()
 
 
 def neglected(density: np.ndarray) -> float:
-    """The probability near the peak that has less of it."""
+    """The smaller of the probabilities near the two peaks."""
     grid = GRID.numpy()
     return float(min(density[np.abs(grid - side) < WITHIN].sum() for side in (PEAK, -PEAK)) * (grid[1] - grid[0]))
 
@@ -69,7 +69,7 @@ def interval(values: list[float]) -> str:
 
 
 def main(seeds: int) -> str:
-    """Train what is missing; return the table and draw."""
+    """Train the runs that are missing, and draw; returns the table."""
     from downpour.analysis.drawing import GREY, PALETTE, dress, figure_of, save
 
     figure = figure_of(7.0, 4.0)
@@ -88,9 +88,9 @@ def main(seeds: int) -> str:
     dress(figure)
     axes.set_xlim(-2.5, 2.5)
     save(figure, OUT / "two_peaks.png")
-    sigma = np.linspace(0.05, 5, 5000)  # by symmetry the best mean is 0
-    most = (norm.cdf(PEAK + WITHIN, scale=sigma) - norm.cdf(PEAK - WITHIN, scale=sigma)).max()
-    return "\n".join([*lines, "", f"The most that any Gaussian can have near the lesser peak: {most:.3f}."])
+    sigma = np.linspace(0.05, 5, 5000)  # by symmetry, the optimal mean is 0
+    largest = (norm.cdf(PEAK + WITHIN, scale=sigma) - norm.cdf(PEAK - WITHIN, scale=sigma)).max()
+    return "\n".join([*lines, "", f"The most that any Gaussian can have near the lesser peak: {largest:.3f}."])
 
 
 if __name__ == "__main__":

@@ -82,6 +82,14 @@ def test_what_may_not_be_built(target: str) -> None:
         build({"_target_": target})
 
 
+@pytest.mark.parametrize("target", ["", ".", "MLP()", "downpour..networks.MLP", None, 3, True])
+def test_what_is_not_the_name_of_a_class(target: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check({"optimizer": {"_target_": target, "lr": 0.1}})
+    advice = "must be the full name of a class, such as torch.nn.ReLU"
+    assert str(caught.value) == f"optimizer._target_={target}: {advice}"
+
+
 def test_it_is_refused_at_any_depth() -> None:
     node = {"_target_": "downpour.networks.MLP", "hidden": [{"a": [{"_target_": "os.system", "command": "true"}]}]}
     with pytest.raises(ConfigError, match=r"^model\.hidden\.0\.a\.0\._target_=os\.system: would build a class which"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
 from downpour.algorithms.base import Algorithm
@@ -18,15 +19,14 @@ def test_clipping_sees_gradients_without_their_scale(kind: Any) -> None:
         w = nn.Parameter(torch.tensor([1.0, -2.0]))
         optimizer = kind([w], lr=0.1)
         rule = Algorithm(kind, gradient_clip=0.5)
-        step = optimizer.step
+        wrapper: Any = LightningOptimizer(optimizer)
         if scaled:
             plugin = Scaled("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
             plugin._after_closure = lambda *_: None  # type: ignore[method-assign]
             rule._trainer = SimpleNamespace(strategy=SimpleNamespace(precision_plugin=plugin))  # type: ignore[assignment]
-            wrapper: Any = SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups)
             wrapper.step = lambda o=optimizer, p=plugin: p.optimizer_step(o, None, lambda: None)
         else:
-            plugin, wrapper = None, SimpleNamespace(optimizer=optimizer, param_groups=optimizer.param_groups, step=step)
+            plugin, wrapper.step = None, optimizer.step
         norms = []
         for _ in range(3):
             optimizer.zero_grad()

@@ -14,7 +14,7 @@ from downpour.algorithms.fixed_policy import RunPolicy
 from downpour.config import ConfigError, build, class_of, settings_of, show
 from downpour.learning_rate import follow
 from downpour.run import Run
-from downpour.strategies import DataParallel, Parallelism
+from downpour.strategies import DataParallel, parallelism_of
 from downpour.trainer import Hardware
 
 
@@ -100,9 +100,8 @@ def build_schedule(config: Mapping[str, Any], in_step: int = 1) -> Any:
 
 def _batches_each(config: Mapping[str, Any]) -> int:
     """Batches per optimizer step (gradient accumulation)."""
-    if not config["strategy"] or not issubclass(strategy := class_of(config, "strategy"), Parallelism):
-        return 1
-    return strategy.batches_each(settings_of(config["strategy"]))
+    settings = settings_of(config["strategy"]) if config["strategy"] else {}
+    return parallelism_of(config).batches_each(settings)
 
 
 def build_strategy(config: Mapping[str, Any], hardware: Hardware) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, found again, read without running code; and the generators that go into them."""
+"""Checkpoints: written atomically, found again, read without running code; and the state of random generators."""
 
 import io
 import logging
@@ -23,11 +23,11 @@ LAST, PREVIOUS, BEST, PARTIAL = "last.ckpt", "previous.ckpt", "best.ckpt", "part
 
 
 class WholeFile(TorchCheckpointIO):
-    """Writes a checkpoint where it belongs (Lightning goes through the system's temporary folder), down to the disk."""
+    """Writes a checkpoint in place and syncs it (Lightning's goes through the system's temporary folder)."""
 
     def save_checkpoint(self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if Path(path).is_dir():
-            remove(Path(path))  # of a run that was sharded, and killed
+            remove(Path(path))  # left by a sharded run that was killed
         write(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -35,7 +35,11 @@ class WholeFile(TorchCheckpointIO):
 
 
 def write(content: Mapping[str, Any], path: Path) -> None:
-    """Write a file down to the disk."""
+    """Write a checkpoint file and sync it.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of it.
+    """
     file_content = io.BytesIO()  # Torch's own writer reports a full disk as a fault of its format
     torch.save(dict(content), file_content)
     try:
@@ -44,12 +48,12 @@ def write(content: Mapping[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        path.unlink(missing_ok=True)  # half a file would only keep a full disk full
+        path.unlink(missing_ok=True)  # a partial file would only use space on a full disk
         raise
 
 
 def install(directory: Path) -> None:
-    """Make partial.ckpt last.ckpt; the one before becomes previous.ckpt."""
+    """Rename partial.ckpt to last.ckpt, and the last.ckpt before it to previous.ckpt."""
     last = directory / LAST
     if last.exists():
         rename(last, directory / PREVIOUS)
@@ -58,8 +62,8 @@ def install(directory: Path) -> None:
 
 
 def settle(path: Path, content: Mapping[str, Any]) -> Path:
-    """Before a run goes on from a checkpoint, finish what it may have been killed in when it had saved it."""
-    if path.name == PARTIAL:  # it has not got its name yet: the next would overwrite it
+    """Finish the renaming of a checkpoint, in which the run may have been killed, before resuming; returns its path."""
+    if path.name == PARTIAL:  # not renamed yet: the next checkpoint would overwrite it
         rename(path, path.with_name(LAST))
         sync(path.parent)
         path = path.with_name(LAST)
@@ -70,13 +74,13 @@ def settle(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def mark_best(path: Path) -> None:
-    """Make best.ckpt a second name of a checkpoint: links where the disk has them."""
+    """Make best.ckpt a hard link to a checkpoint, or a copy where the file system has no links."""
     best = path.with_name(BEST)
     partial = best.with_suffix(".partial")
     remove(partial)
     _duplicate(path, partial)
     rename(partial, best)
-    remove(partial)  # two names of one file are not renamed
+    remove(partial)  # os.replace does nothing if both are links to one file
 
 
 def _duplicate(path: Path, other: Path) -> None:
@@ -94,12 +98,12 @@ def _duplicate(path: Path, other: Path) -> None:
 
 
 def rename(path: Path, other: Path) -> None:
-    """Give a checkpoint the name of another, which is gone afterwards; at once, if both are files.
+    """Rename a checkpoint, replacing another; atomically if both are files.
 
-    A folder cannot take another's place: that one is put aside first, and deleted when it bears no checkpoint's name.
+    A folder cannot be replaced: it is renamed first, and deleted afterwards.
     """
     aside = other.with_suffix(".outdated")
-    remove(aside)  # of a run that was killed
+    remove(aside)  # left by a run that was killed
     if other.is_dir() or (path.is_dir() and other.exists()):
         os.replace(other, aside)
     os.replace(path, other)
@@ -107,7 +111,7 @@ def rename(path: Path, other: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -115,9 +119,13 @@ def remove(path: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code."""
+    """A checkpoint's content, on the CPU; tensors and plain containers only, so reading it runs no code.
+
+    Raises:
+        OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError: it is missing, damaged, or no checkpoint.
+    """
     if path.is_dir():
-        from downpour import shards  # Torch's part of it takes its time to import
+        from downpour import shards  # imported here: torch.distributed.checkpoint is slow to import
 
         return shards.read(path)
     if not zipfile.is_zipfile(path):
@@ -129,7 +137,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """As `read`, but the tensors of a sharded checkpoint, though they have been read, come without their content."""
+    """As `read`, but the tensors of a sharded checkpoint are returned without content, though all of it is read."""
     if not path.is_dir():
         return read(path)
     from downpour import shards
@@ -142,14 +150,14 @@ def newest_whole(
     names: Sequence[str] = (LAST, PARTIAL, PREVIOUS, BEST),
     how: Callable[[Path], dict[str, Any]] = read,
 ) -> tuple[Path, dict[str, Any]]:
-    """The first of a run's checkpoints (by default the newest) that can be read to its end, and its content.
+    """(path, content) of the first of a run's checkpoints, by default the newest, that is not damaged.
 
     Args:
         names: which to try, in this order.
         how: `read` or `inspect`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or all are damaged.
     """
     damaged = []
     for name in names:
@@ -179,7 +187,7 @@ def any_checkpoint(directory: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Have what a file or a folder holds on the disk, if it is there."""
+    """fsync a file or a folder, if it exists."""
     if not path.exists():
         return
     handle = os.open(path, os.O_RDONLY)
@@ -207,13 +215,17 @@ def capture_generators() -> dict[str, Any]:
 
 
 def capture_rank(data: Any, algorithm: Any) -> dict[str, Any]:
-    """What a rank alone knows: its part of a checkpoint."""
+    """A rank's part of a checkpoint, as plain data."""
     own = {"stream": data.capture(), "algorithm": algorithm.capture(), "generators": capture_generators()}
     return {**own, "gradient_steps": algorithm.gradient_steps}
 
 
 def restore_rank(state: dict[str, Any], data: Any, algorithm: Any, *, draws: bool = True) -> None:
-    """Go on from what `capture_rank` returned; last of all what `draws`, as everything before may have drawn."""
+    """Restore what `capture_rank` returned.
+
+    Args:
+        draws: restore the random generators too; last, as everything before may draw from them.
+    """
     data.restore(state["stream"])
     algorithm.restore(state["algorithm"])
     algorithm.gradient_steps = state.get("gradient_steps", algorithm.gradient_steps)
@@ -222,7 +234,7 @@ def restore_rank(state: dict[str, Any], data: Any, algorithm: Any, *, draws: boo
 
 
 def restore_generators(state: dict[str, Any]) -> None:
-    """Set the global generators to what `capture_generators` saw."""
+    """Restore what `capture_generators` returned."""
     random.setstate((3, tuple(state["python"]), None))
     name, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))

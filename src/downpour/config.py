@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from keyword import iskeyword
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -88,7 +89,8 @@ def untrusted(module: str) -> str | None:
     package = module.split(".")[0]
     if package in (*TRUSTED, *own_packages()):
         return None
-    return f"which is not part of {', '.join(TRUSTED)}; if it is yours, set {TRUST}={package}"
+    reason = f"which is not part of {', '.join(TRUSTED)}"
+    return f"{reason}; if it is yours, set {TRUST}={package}" if package.isidentifier() else reason
 
 
 def locate(target: str, key: str) -> Callable[..., Any]:
@@ -96,8 +98,13 @@ def locate(target: str, key: str) -> Callable[..., Any]:
 
     Only trusted classes may be named: a run directory can come from anywhere, and building it must not run arbitrary
     code. An attribute that a trusted module merely imports (`torch.os.system`) is not trusted.
+
+    Raises:
+        ConfigError: it is not the name of a class, not trusted, not installed, or not a class that may be built.
     """
     path, _, name = target.rpartition(".")
+    if not all(part.isidentifier() and not iskeyword(part) for part in target.split(".")):
+        raise ConfigError(f"{key}._target_", target, "must be the full name of a class, such as torch.nn.ReLU")
     if reason := untrusted(target):
         raise ConfigError(f"{key}._target_", target, f"would build a class {reason}")
     try:

@@ -45,8 +45,8 @@ def scaled(network: nn.Module, x: Tensor) -> Tensor:
 
 def drops(network: nn.Module) -> bool:
     """Whether the network has active dropout layers."""
-    rates = (getattr(m, "p", getattr(m, "dropout", 0.0)) for m in network.modules() if isinstance(m, DROPPING))
-    return any(rate > 0 for rate in rates)
+    dropping = (module for module in network.modules() if isinstance(module, DROPPING))
+    return any((module.dropout if isinstance(module, nn.RNNBase) else module.p) > 0 for module in dropping)
 
 
 def _draws(network: nn.Module, x: Tensor, samples: int, seed: int) -> Iterator[Tensor]:

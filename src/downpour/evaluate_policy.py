@@ -10,7 +10,7 @@ from downpour.analysis.statistics import bootstrap_mean
 from downpour.analysis.text import aligned, spaced
 from downpour.callbacks.evaluation import play
 from downpour.config import ConfigError, build
-from downpour.evaluate import Settings, load
+from downpour.evaluation_settings import Settings, load
 from downpour.run import Purpose
 from downpour.video import Camera, film
 

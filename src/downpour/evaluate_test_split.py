@@ -13,7 +13,7 @@ from downpour import dropout
 from downpour.analysis.text import aligned, spaced
 from downpour.building import build_group
 from downpour.config import ConfigError
-from downpour.evaluate import Settings, load
+from downpour.evaluation_settings import Settings, load
 from downpour.run import Run
 
 Mode = Literal["scaled", "monte_carlo"]

@@ -1,4 +1,4 @@
-"""From a checked configuration to a trained policy. The only module that knows all the others."""
+"""Builds the parts of a checked configuration and trains. The only module that knows all the others."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -24,8 +24,11 @@ from downpour.transfer import prepare
 def build_parts(config: Mapping[str, Any], run: Run) -> tuple[Algorithm, Any, Any]:
     """(algorithm, data module, environment) of a checked configuration.
 
-    Initial weights follow `seed` and are the same on all ranks; what a rank draws afterwards follows both `seed` and
+    Initial weights depend on `seed` only and are the same on all ranks; what a rank draws afterwards also depends on
     its number.
+
+    Raises:
+        ConfigError: a constructor refuses its arguments.
     """
     environment = build_group(config, "env") if config["env"] else None
     data = build_group(config, "data", environment=environment, run=run)
@@ -39,25 +42,25 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     """Train in this process, one of the ranks of the run.
 
     Args:
-        link: to the servers of a run whose ranks do not wait for each other.
+        link: connection to the servers of an asynchronous run.
 
     Raises:
         ConfigError, TrainingError: with the message to show.
-        Stopped: a signal asked for it; the run is saved.
+        Stopped: by a signal; the run is saved.
     """
     rank, world_size = process()
     hardware: Hardware = build(config["trainer"])
     hardware.apply()
     strategy = build_strategy(config, hardware)
-    ours = parallelism(strategy)
+    parallel = parallelism(strategy)
     if rank == 0:
-        hardware.warn_of_crowding(ours.servers)
+        hardware.warn_of_crowding(parallel.servers)
     run = run_of(
         config,
         directory,
         rank=rank,
         world_size=world_size or 1,
-        ranks_per_replica=ours.ranks_per_replica,
+        ranks_per_replica=parallel.ranks_per_replica,
         asynchronous=link is not None,
         others=link.others if link else StepCounts(),
     )
@@ -65,11 +68,11 @@ def fit(config: Mapping[str, Any], directory: Path, link: Any = None) -> None:
     prepare(algorithm, config)
     if hardware.cuda_graph:
         algorithm.captured = graphs.CapturedStep()
-    ours.prepare(algorithm)
-    watches = link is None or rank == 0  # where the ranks do not wait for each other, one evaluates and records
-    nodes = config["callbacks"].values() if watches else ()
+    parallel.prepare(algorithm)
+    records = link is None or rank == 0  # in an asynchronous run only rank 0 evaluates and records
+    nodes = config["callbacks"].values() if records else ()
     callbacks = [build(node, run=run, environment=environment) for node in nodes]
-    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # saves what the others know by then
+    callbacks.sort(key=lambda callback: isinstance(callback, Checkpoint))  # last: it saves the state of the others
     if link:
         strategy.attach(link, run)
         callbacks = strategy.callbacks(callbacks)

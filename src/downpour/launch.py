@@ -17,10 +17,11 @@ from typing import Any
 import yaml
 
 from downpour import directory as directories
-from downpour.config import ConfigError, class_of
+from downpour.config import ConfigError
 from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
 from downpour.nodes import have_started, together
 from downpour.run import process
+from downpour.strategies import parallelism_of
 from downpour.trainer import Hardware
 
 Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
@@ -31,14 +32,14 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
     """The function that starts the processes of a run; None if this process is one of its ranks.
 
-    A strategy may have a way of its own, `launch`.
+    A strategy may have a way of its own, `Parallelism.own_launcher`.
 
     Raises:
         ConfigError: it has, and somebody's torchrun has started this process.
     """
-    strategy: Any = class_of(config, "strategy") if config["strategy"] else None
+    strategy = parallelism_of(config)
     _, started = process()
-    own: Launch | None = getattr(strategy, "launch", None)
+    own = strategy.own_launcher()
     if own and started is not None:
         raise ConfigError("strategy", strategy.__name__, "starts its own processes: do not use torchrun")
     return own or (launch if hardware.world_size > 1 and started is None else None)

@@ -2,11 +2,22 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import ConfigError, class_of, locate, parameters
 from downpour.optimizers import needs_closure
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A callback that works with some algorithms only.
+
+    Attributes:
+        needs: method of the algorithm -> what algorithms with it do, for messages.
+    """
+
+    needs: ClassVar[dict[str, str]]
 
 
 def check_pairing(config: Mapping[str, Any]) -> None:
@@ -45,7 +56,8 @@ def _check_callback(key: str, callback: Any, algorithm: Any, has_environment: bo
     fits = "callbacks=default" if can(algorithm, "act") else "callbacks=classification, regression or generation"
     if not has_environment and _needs_environment(callback):
         raise ConfigError(f"callbacks.{key}", callback.__name__, f"needs an environment, but env=none: use {fits}")
-    for method, what in getattr(callback, "needs", {}).items():
+    needs = callback.needs if isinstance(callback, Selective) else {}
+    for method, what in needs.items():
         if not can(algorithm, method):
             advice = f"is for algorithms that {what}; {algorithm.__name__} does not: use {fits}"
             raise ConfigError(f"callbacks.{key}", callback.__name__, advice)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -81,9 +82,13 @@ class Scaled(MixedPrecision):
 
 def unscale(strategy: Any, optimizer: Any) -> None:
     """Undo the loss scaling, if there is any, before gradients are used."""
-    precision = getattr(strategy, "precision_plugin", None)
-    if isinstance(precision, Scaled):
-        precision.unscale(getattr(optimizer, "optimizer", optimizer))
+    if strategy is not None and isinstance(precision := strategy.precision_plugin, Scaled):
+        precision.unscale(unwrapped(optimizer))
+
+
+def unwrapped(optimizer: Any) -> Optimizer:
+    """The optimizer without Lightning's wrapper, if it has one."""
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
 
 
 def bare_optimizers(trainer: Any) -> list[Optimizer] | None:
@@ -92,5 +97,7 @@ def bare_optimizers(trainer: Any) -> list[Optimizer] | None:
     Lightning's wrapper calls the strategy and the precision plugin: a tenth of a small network's gradient step.
     """
     strategy = trainer.strategy
-    plain = type(strategy) is SingleDeviceStrategy and getattr(strategy.precision_plugin, "scaler", None) is None
+    precision = strategy.precision_plugin
+    scales = isinstance(precision, MixedPrecision) and precision.scaler is not None
+    plain = type(strategy) is SingleDeviceStrategy and not scales
     return list(strategy.optimizers) if plain and Direct.serves(trainer.callbacks) else None

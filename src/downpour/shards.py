@@ -1,8 +1,8 @@
-"""Checkpoints that no rank has whole: a folder to which each writes the parts of tensors that it holds.
+"""Sharded checkpoints: a folder to which each rank writes the parts of tensors that it holds.
 
-`meta.pt` is the checkpoint as one file would have it, except that tensors which are spread over ranks have no content
-there (they are on Torch's meta device). Their parts lie beside it in the format of `torch.distributed.checkpoint`: a
-file a rank, and `.metadata`, which says what is where. Any number of ranks can read them, spread in any way.
+`meta.pt` is the checkpoint as one file would be, except that sharded tensors have no content there (they are on Torch's
+meta device). Their parts are stored beside it in the format of `torch.distributed.checkpoint`: one file per rank, and
+`.metadata`, which maps tensors to files. Any number of ranks can read them, into any placement.
 """
 
 import pickle
@@ -20,12 +20,12 @@ from torch.distributed.tensor import DTensor
 from downpour import checkpoints
 
 HEAD, METADATA = "meta.pt", ".metadata"
-SPREAD = ("state_dict", "optimizer_states")  # where in a checkpoint there may be tensors that are
-KNOWN = {
+SPREAD = ("state_dict", "optimizer_states")  # the keys of a checkpoint below which there may be sharded tensors
+KNOWN = {  # module -> classes that `.metadata` may contain
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    # Without BytesStorageMetadata: what is no tensor Torch would read by running it.
+    # Without BytesStorageMetadata: Torch unpickles what is no tensor, which can run code.
     "torch.distributed.checkpoint.metadata": {
         "ChunkStorageMetadata",
         "Metadata",
@@ -41,36 +41,36 @@ Like = Callable[[Place, Tensor], Tensor]
 
 
 def write(content: Mapping[str, Any], folder: Path) -> None:
-    """Write a checkpoint down to the disk; all ranks must. Of what is not spread, rank 0's counts.
+    """Write and sync a checkpoint; all ranks must call it. Rank 0 writes everything that is not sharded.
 
     Raises:
         OSError: on all ranks, if one could not write its parts.
     """
     first = dist.get_rank() == 0
     if first:
-        checkpoints.remove(folder)  # of a run that was killed
+        checkpoints.remove(folder)  # left by a run that was killed
     dist.barrier()
     parts: dict[str, Tensor] = {}
 
-    def keep(place: Place, value: Any) -> Any:
+    def take_out(place: Place, value: Any) -> Any:
         if not isinstance(value, DTensor):
             return value
         parts[_name(place)] = value
         return torch.empty(value.shape, dtype=value.dtype, device="meta")
 
-    head = _mapped(content, keep)
+    head = _mapped(content, take_out)
     try:
         dcp.save(parts, storage_writer=_Writer(folder), planner=dcp.DefaultSavePlanner(flatten_state_dict=False))
     except CheckpointException as error:
         if first:
-            checkpoints.remove(folder)  # half of it would only keep a full disk full
+            checkpoints.remove(folder)  # a partial one would only use space on a full disk
         raise next(cause for cause, _ in error.failures.values()) from None
-    for file in folder.glob(f"__{dist.get_rank()}_*"):  # Torch asks the disk before it has handed over the last bytes
+    for file in folder.glob(f"__{dist.get_rank()}_*"):  # Torch syncs before it has flushed its last bytes
         checkpoints.sync(file)
     dist.barrier()
     if first:
         checkpoints.sync(folder / METADATA)
-        checkpoints.write(head, folder / HEAD)  # last of all: a folder that has it has the rest
+        checkpoints.write(head, folder / HEAD)  # last: a folder with this file is complete
         checkpoints.sync(folder)
 
 
@@ -78,11 +78,11 @@ def read(folder: Path, like: Like = lambda place, saved: torch.empty_like(saved,
     """A checkpoint's content; reading it runs no code.
 
     Args:
-        like: makes the tensor that a saved one (on the meta device) is to be read into. By default all of it is read;
-            of a DTensor, this rank's part.
+        like: makes the tensor into which a saved one (given on the meta device) is read. By default the whole tensor is
+            read; into a DTensor, this rank's part.
 
     Raises:
-        OSError, RuntimeError, ValueError, pickle.UnpicklingError: a file is gone or damaged.
+        OSError, RuntimeError, ValueError, pickle.UnpicklingError: a file is missing or damaged.
     """
     wanted: dict[str, Tensor] = {}
 
@@ -97,22 +97,22 @@ def read(folder: Path, like: Like = lambda place, saved: torch.empty_like(saved,
 
 
 def inspect(folder: Path) -> dict[str, Any]:
-    """What `read` returns, with the tensors that are spread still on the meta device; raises what it would raise.
+    """As `read`, but sharded tensors are returned on the meta device; raises the same errors.
 
-    All parts are read, though no two tensors are in memory at once.
+    All parts are read, one tensor at a time, to see that they are not damaged.
     """
     head, parts = checkpoints.read(folder / HEAD), _Parts(folder)
 
-    def see(place: Place, value: Any) -> Any:
+    def check(place: Place, value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_meta:
             parts.fill({_name(place): torch.empty_like(value, device="cpu")})
         return value
 
-    return _mapped(head, see)
+    return _mapped(head, check)
 
 
 class _Parts:
-    """The parts of tensors in a folder. Each process reads by itself: Torch's `load` would have all ranks agree."""
+    """The parts of tensors in a folder. Processes read them independently: Torch's `load` is a collective."""
 
     def __init__(self, folder: Path):
         self.reader = dcp.FileSystemReader(folder)
@@ -120,11 +120,11 @@ class _Parts:
             try:
                 self.metadata = _Unpickler(file).load()
                 self.reader.set_up_storage_reader(self.metadata, is_coordinator=True)
-            except Exception as error:  # whatever bytes that mean nothing may lead to
+            except Exception as error:  # unpickling damaged bytes can raise anything
                 raise ValueError(f"{METADATA} is damaged: {error}") from None
 
     def fill(self, tensors: dict[str, Tensor]) -> None:
-        """Read their content into tensors."""
+        """Read the content of tensors, given by name."""
         planner = dcp.DefaultLoadPlanner(flatten_state_dict=False)
         try:
             planner.set_up_planner(tensors, self.metadata, is_coordinator=True)
@@ -135,11 +135,11 @@ class _Parts:
 
 class _Writer(dcp.FileSystemWriter):
     def storage_meta(self) -> None:
-        """Neither the path, which will change, nor a number that is drawn."""
+        """Nothing: Torch would write the path, which changes, and a random number."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what describes tensors and nothing else; a file cannot make it run code."""
+    """Accepts the classes that describe tensors only, so that a file cannot run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if name in KNOWN.get(module, ()):
@@ -150,7 +150,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _mapped(content: Mapping[str, Any], function: Callable[[Place, Any], Any]) -> dict[str, Any]:
-    """The same content with `function` of every value that may be a spread tensor."""
+    """The content with `function` applied to every value that may be a sharded tensor."""
 
     def walk(place: Place, value: Any) -> Any:
         if isinstance(value, dict):

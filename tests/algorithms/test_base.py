@@ -9,7 +9,7 @@ from gymnasium.spaces import Discrete
 from tensordict import TensorDict
 from tests.worlds import a_batch, learner
 
-from downpour.algorithms.base import Algorithm, TrainingError, clip_gradients
+from downpour.algorithms.base import Algorithm, TrainingError
 from downpour.algorithms.dqn import DQN
 from downpour.algorithms.q_learning import QLearning
 
@@ -111,18 +111,3 @@ def test_learning_leaves_the_data_as_it_is() -> None:
     algorithm = learner(QLearning, Discrete(2), 2)
     algorithm.training_step(batch.unsqueeze(0), 0)
     assert (batch == before).all()
-
-
-@pytest.mark.parametrize("largest", [0.1, 5.0, 1e6])
-def test_clipping_is_torchs(largest: float) -> None:
-    torch.manual_seed(0)
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (5,), (), (2,))]
-    for parameter in parameters[:3]:
-        parameter.grad = torch.randn_like(parameter)
-    others = [torch.nn.Parameter(torch.zeros_like(p)) for p in parameters]
-    for mine, other in zip(parameters, others, strict=True):
-        other.grad = None if mine.grad is None else mine.grad.clone()
-    norm = clip_gradients(parameters, largest)
-    assert torch.equal(norm, torch.nn.utils.clip_grad_norm_(others, largest))
-    for mine, other in zip(parameters[:3], others, strict=False):
-        assert mine.grad is not None and other.grad is not None and torch.equal(mine.grad, other.grad)

@@ -226,7 +226,7 @@ def test_the_model_finds_what_made_the_rows_and_predicts_those_left_out() -> Non
     rows = rows_of(0.3, 2e-4, truth, (2, 4, 8))
     model = fit_model(rows, machine(8, truth, computing))
     assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
-    assert (model.straggle, model.overhead, model.cores) == pytest.approx((0.3, 2e-4, 8), rel=1e-3)
+    assert (model.straggle, model.overhead, model.effective_cores) == pytest.approx((0.3, 2e-4, 8), rel=1e-3)
     assert model.fitted == [2, 4] and model.compute[""] == pytest.approx((1e-3, 1e-4), rel=1e-6)
     assert {what: count for what, (_, count) in model.errors.items()} == {
         "all-reduce, sizes not fitted, N = 2": 1,
@@ -251,12 +251,12 @@ def test_ranks_that_share_cores_are_a_regime_of_their_own() -> None:
     truth = Link(2e-5, 3e-9, 1e-10)
     rows = rows_of(0.0, 0.0, Link(0, 0), (2, 4))
     model = fit_model(rows, machine(2, truth, {1: [1.0], 2: [1.25], 4: [2.5]}))
-    assert model.fitted == [2] and model.cores == pytest.approx(1.6) and model.straggle == 0
+    assert model.fitted == [2] and model.effective_cores == pytest.approx(1.6) and model.straggle == 0
     assert (model.link.alpha, model.link.beta) == pytest.approx((2e-5, 3e-9))
-    assert model.link_of(4).alpha == pytest.approx(4e-5)
+    assert model.shared_link(4).alpha == pytest.approx(4e-5)
     assert model.errors["all-reduce, N = 4, which share 2 core(s)"] == (pytest.approx(0, abs=1e-6), 3)
     assert "synchronous step, N = 4, which share 2 core(s)" in model.errors
-    one = model.of_one("", 64)
+    one = model.one_process("", 64)
     assert model.step("", 0, 64, 4) == pytest.approx(2.5 * one + 6 * 4e-5)
     assert model.step("", 0, 64, 4, shared=False) == pytest.approx(one + 6 * 2e-5)
     assert "E_N is at most 0.80 (N = 2)" in report(model, rows, 1)

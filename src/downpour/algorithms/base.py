@@ -17,6 +17,7 @@ from downpour.failures import TrainingError
 from downpour.gpu_clock import GpuClock
 from downpour.graphs import CapturedStep
 from downpour.precision import bare_optimizers, unscale
+from downpour.strategies import parallelism
 
 Network = Callable[..., nn.Module]
 """(input space, number of outputs) -> network; chosen by the `model` group."""
@@ -42,6 +43,7 @@ class Algorithm(LightningModule):
         gpu_clock: measures how long the GPU is busy; None without a GPU.
         evaluation_epsilon: probability of a uniform action when exploration is off; None where there is no such thing.
         is_td0: whether it converges to the fixed point of linear TD(0).
+        classes: number of classes, of a classifier; None of other algorithms.
         num_actions, first_action: of discrete actions, numbered first, first + 1, ...
     """
 
@@ -51,6 +53,7 @@ class Algorithm(LightningModule):
     fills_in: ClassVar[tuple[str, ...]] = ()
     evaluation_epsilon: float | None = None
     is_td0 = False
+    classes: int | None = None
     num_actions: int
     first_action: int
 
@@ -186,8 +189,8 @@ class Algorithm(LightningModule):
         if self.gradient_clip is not None:
             strategy = self._trainer.strategy if self._trainer else None  # none without a trainer
             unscale(strategy, optimizer)
-            clip = getattr(strategy, "clip_gradients", clip_gradients)
-            metrics["gradient_norm"] = clip(parameters_of(optimizer), self.gradient_clip)
+            norm = parallelism(strategy).clip_gradients(parameters_of(optimizer), self.gradient_clip)
+            metrics["gradient_norm"] = norm
         optimizer.step()
         return metrics
 
@@ -253,11 +256,3 @@ class Algorithm(LightningModule):
 def parameters_of(optimizer: Any) -> list[nn.Parameter]:
     """All parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def clip_gradients(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scale the gradients down to a norm of at most `largest`; returns the norm before. Faster than Torch's."""
-    gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
-    return norm

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from downpour.algorithms.base import Algorithm
 from downpour.config import ConfigError
+from downpour.environments.table_vector import Available
 
 KEY = "algo.policy"
 RunPolicy = Callable[[Path], Algorithm]
@@ -82,7 +83,8 @@ class Tabular(FixedPolicy):
         if not ((table >= 0).all() and np.allclose(table.sum(-1), 1, rtol=0, atol=1e-6)):
             raise ConfigError(KEY, named, "its numbers must not be negative and must sum to 1 for each state")
         self.table = np.atleast_2d(table)
-        self.first_state, self.first_action = int(getattr(observation_space, "start", 0)), int(action_space.start)
+        self.first_state = int(observation_space.start) if isinstance(observation_space, spaces.Discrete) else 0
+        self.first_action = int(action_space.start)
 
     def probabilities(self, observation: Tensor) -> np.ndarray:
         if len(self.table) == 1:
@@ -123,13 +125,13 @@ def fixed_policy(
     Raises:
         ConfigError: there is no such policy, or it does not fit the environment.
     """
-    available = getattr(action_space, "available", None)
     if not isinstance(choice, str):
         return Tabular(np.asarray(choice, np.float64), observation_space, action_space, choice)
     if choice == "uniform":
-        if available is None:
+        if not isinstance(action_space, Available):
             return Uniform(action_space)
-        return Tabular(available / available.sum(1, keepdims=True), observation_space, action_space, choice)
+        counts = action_space.available.sum(1, keepdims=True)
+        return Tabular(action_space.available / counts, observation_space, action_space, choice)
     path = Path(choice).expanduser()
     if path.is_dir() and of_run is not None:
         return Learned(of_run(path))

@@ -15,8 +15,10 @@ from downpour.algorithms.base import Algorithm, Network, OptimizerFactory
 from downpour.algorithms.distributions import DistributionalQ, ReturnDistribution
 from downpour.algorithms.tabular import learn_at_once
 from downpour.config import ConfigError, Discount, Fraction, PositiveFloat, Probability
+from downpour.environments.table_vector import Available
 from downpour.exploration import Linear
 from downpour.networks.linear import Table
+from downpour.strategies import parallelism
 
 
 def td_target(reward: Tensor, discount: Tensor, terminated: Tensor, bootstrap: Tensor) -> Tensor:
@@ -94,7 +96,8 @@ class QLearning(Algorithm):
         self.gamma, self.epsilon, self.evaluation_epsilon = gamma, epsilon, evaluation_epsilon
         self.clip_td_error, self.loss_function = clip_td_error, LOSSES[loss]
         self.num_actions, self.first_action = int(action_space.n), int(action_space.start)
-        self.distribution, self.available = distribution, getattr(action_space, "available", None)
+        self.distribution = distribution
+        self.available = action_space.available if isinstance(action_space, Available) else None
         if distribution is not None:
             self._check_distribution(gradient, clip_td_error)
         self.q = self.make(network, observation_space)
@@ -213,7 +216,7 @@ class QLearning(Algorithm):
         new.index_put_((state, action), counted, accumulate=True)
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(new)
-            new /= getattr(self.trainer.strategy, "ranks_per_replica", 1)
+            new /= parallelism(self.trainer.strategy).ranks_per_replica
         self.visits += new
         return counted / self.visits[state, action].clamp(min=1) ** self.visit_exponent
 

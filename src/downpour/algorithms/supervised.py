@@ -45,7 +45,6 @@ class Supervised(Algorithm):
             ConfigError: a loss for numbers on classes, or the other way round.
         """
         super().__init__(optimizer, gradient_clip=gradient_clip)
-        self.classes: int | None = None
         if isinstance(target_space, spaces.Discrete):
             self.classes = int(target_space.n)
         elif isinstance(target_space, spaces.MultiDiscrete):

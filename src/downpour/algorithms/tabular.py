@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.optim import SGD
 
 from downpour.networks.linear import Table
+from downpour.precision import unwrapped
 
 
 def plain_step(optimizer: Any) -> float | None:
     """alpha, if a step of the optimizer is theta - alpha g and nothing else; otherwise None."""
-    optimizer = getattr(optimizer, "optimizer", optimizer)  # Lightning's wrapper
+    optimizer = unwrapped(optimizer)
     if type(optimizer) is not SGD or len(optimizer.param_groups) > 1:
         return None
     group = optimizer.param_groups[0]

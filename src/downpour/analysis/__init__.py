@@ -1,7 +1,6 @@
 """Tables and figures of finished runs.
 
-`runs` finds and reads run directories, `configurations` puts the seeds of one experiment together,
-`statistics` holds the intervals, `curves` the pictures, `table` the numbers, `report` all of it for one
-sweep. Nothing here imports pandas, scipy or matplotlib before it is used: training imports this package and
-must start quickly.
+`runs` finds and reads run directories, `configurations` groups runs that differ only by their seed, `statistics`
+computes intervals, `curves` draws figures, `table` writes tables, `report` combines them for a sweep. Nothing here
+imports pandas, scipy or matplotlib before it is used: training imports this package and must start quickly.
 """

@@ -1,4 +1,4 @@
-"""The command line of reports: key=value, as for training, but without a run directory of its own."""
+"""The command line of reports: key=value, as for training."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Settings, with their defaults:
 
 
 def main(arguments: Sequence[str], defaults: Path) -> int:
-    """Run the command; returns its exit code: 0, or 2 with one line on stderr for what a person got wrong.
+    """Run the command; returns its exit code: 0, or 2 with one line on stderr for invalid input.
 
     Args:
-        arguments: what was typed after the command's name.
+        arguments: the arguments of the command.
         defaults: the YAML file with every setting, its default and its meaning.
     """
     if show_help(arguments, SUMMARY, defaults):
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str], defaults: Path) -> int:
 
 
 def _destination(settings: dict[str, Any], runs: Sequence[Path]) -> Path:
-    """`out`, or the directory given as `runs`, or the deepest one that holds all the runs found."""
+    """`out`; if it is not set, the directory given as `runs`, or the deepest one that contains all runs found."""
     if settings["out"] is not None:
         return Path(settings["out"]).expanduser()
     given = Path(settings["runs"]).expanduser()

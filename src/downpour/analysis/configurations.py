@@ -1,4 +1,4 @@
-"""Runs that differ by nothing but their seed are one configuration, and get one short name."""
+"""Groups runs that differ only by their seed into configurations, and labels them by what sets them apart."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from typing import Any
 
 from downpour.analysis.runs import RunDirectory, natural
 
-SILENT = (
-    "seed",
-    "resume",
-    "logger",
-    "hydra",
-)  # keys (and all below them) that change no result beside the seed's
-ALWAYS = ("algo", "env", "data")  # groups that tell configurations apart even if nobody typed them
+IGNORED = ("seed", "resume", "logger", "hydra")  # keys, and all below them, that do not define a configuration
+ALWAYS = ("algo", "env", "data")  # groups that distinguish configurations even if no override names them
+ENVIRONMENT_KEYS = ("env", "env.id", "env.game", "data")  # that the title of a panel stands for
 
 
 @dataclass
 class Configuration:
-    """One experiment: its runs, at most one a seed, and what sets it apart from the others."""
+    """Runs of one experiment, at most one per seed.
 
-    settings: dict[str, str]  # every setting that any run of the report names, in the order typed
-    pieces: dict[str, str] = field(default_factory=dict)  # the differing ones, as they are shown: "lr=0.001"
+    Attributes:
+        settings: every setting that an override of any run of the report names, in that order.
+        pieces: key -> text in the label, such as "lr=0.001", of the settings that differ between configurations.
+        runs: sorted by seed.
+        superseded: other runs of seeds that `runs` contains.
+    """
+
+    settings: dict[str, str]
+    pieces: dict[str, str] = field(default_factory=dict)
     runs: list[RunDirectory] = field(default_factory=list)
-    superseded: list[RunDirectory] = field(default_factory=list)  # earlier runs of a seed that `runs` has
+    superseded: list[RunDirectory] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -32,22 +35,21 @@ class Configuration:
         return self.label_without()
 
     def label_without(self, *keys: str) -> str:
-        """The short name without these settings, for where a title says them already."""
+        """The label without these settings, for use where a title shows them."""
         return ", ".join(piece for key, piece in self.pieces.items() if key not in keys) or "default"
 
     @property
     def counted(self) -> list[RunDirectory]:
-        """The runs whose numbers count: all but those that failed."""
+        """The runs that enter the statistics: those that measured something and did not fail."""
         return [run for run in self.runs if run.status != "failed" and len(run.metrics)]
 
 
 def group(runs: Iterable[RunDirectory]) -> list[Configuration]:
-    """Configurations of `runs`, in natural order of their settings.
+    """Group runs into configurations, in natural order of their settings.
 
-    A setting that only some runs name is looked up in the others' choices and config, so that a run with
-    `algo=double_dqn` typed and one that had it by default are the same configuration. Two runs of one seed
-    would count one draw twice: the finished one stays, of two alike the newest; the others are in
-    `superseded`.
+    A setting that only some runs override is looked up in the choices and the config of the others, so that a run with
+    the override `algo=double_dqn` and one with this default belong to the same configuration. Of two runs with the same
+    seed only one is counted: the finished one, otherwise the newer; the other is in `superseded`.
     """
     runs = list(runs)
     typed = {id(run): _settings(run.overrides) for run in runs}
@@ -56,13 +58,13 @@ def group(runs: Iterable[RunDirectory]) -> list[Configuration]:
     found: dict[tuple[str, ...], Configuration] = {}
     for run in runs:
         own = typed[id(run)]
-        settings = {key: own[key] if key in own else _looked_up(run, key) for key in [*keys, *implied]}
+        settings = {key: own[key] if key in own else _look_up(run, key) for key in [*keys, *implied]}
         configuration = found.setdefault(tuple(settings.values()), Configuration(settings))
         configuration.runs.append(run)
     configurations = sorted(found.values(), key=lambda c: [natural(value) for value in c.settings.values()])
-    _name(configurations, keys, implied)
+    _label(configurations, keys, implied)
     for configuration in configurations:
-        _one_run_a_seed(configuration)
+        _deduplicate(configuration)
     return configurations
 
 
@@ -70,13 +72,13 @@ def _settings(overrides: Iterable[str]) -> dict[str, str]:
     settings = {}
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")
-        if key.split(".")[0].split("/")[0] not in SILENT:
-            settings[key] = _plain(value.strip("'\"")) or "yes"  # "~key" has no value
+        if key.split(".")[0].split("/")[0] not in IGNORED:
+            settings[key] = _canonical(value.strip("'\"")) or "yes"  # "~key" has no value
     return settings
 
 
-def _looked_up(run: RunDirectory, key: str) -> str:
-    """The value of a setting that this run did not name; "" where it has none."""
+def _look_up(run: RunDirectory, key: str) -> str:
+    """The value of a setting that the run did not override; "" if it has no such setting."""
     if key in run.choices:
         return run.choices[key]
     value: Any = run.config
@@ -84,19 +86,19 @@ def _looked_up(run: RunDirectory, key: str) -> str:
         if not isinstance(value, dict) or part not in value:
             return ""
         value = value[part]
-    return "" if isinstance(value, dict) else _plain("null" if value is None else str(value))
+    return "" if isinstance(value, dict) else _canonical("null" if value is None else str(value))
 
 
-def _plain(text: str) -> str:
-    """One spelling a value: 1e-3, 0.001 and .001 are one learning rate, True and true one switch."""
+def _canonical(text: str) -> str:
+    """The canonical spelling of a value: 1e-3, 0.001 and .001 are the same, and so are True and true."""
     try:
         return f"{float(text):.15g}"
     except ValueError:
         return text.lower() if text.lower() in ("true", "false", "null") else text
 
 
-def _name(configurations: list[Configuration], keys: list[str], implied: list[str]) -> None:
-    """Labels out of what differs: "algo=dqn, lr=0.001"; of one that stands alone: "dqn on CartPole-v1"."""
+def _label(configurations: list[Configuration], keys: list[str], implied: list[str]) -> None:
+    """Set the labels: the settings that differ, as in "algo=dqn, lr=0.001"; of a single one: "dqn on CartPole-v1"."""
     if len(configurations) == 1:
         run = [*configurations[0].counted, *configurations[0].runs][0]
         configurations[0].pieces = {"": f"{run.algorithm} on {run.environment}"}
@@ -106,22 +108,23 @@ def _name(configurations: list[Configuration], keys: list[str], implied: list[st
     if len({tuple(c.settings[key] for key in shown) for c in configurations}) < len(configurations):
         shown = differing
     short = {key: key.replace("/", ".").split(".")[-1] for key in shown}
-    for key in shown:  # a last part that two keys share says too little
+    for key in shown:  # the last part of a key is ambiguous if two keys share it
         if list(short.values()).count(short[key]) > 1:
             short = {other: other if short[other] == short[key] else name for other, name in short.items()}
     for each in configurations:
         each.pieces = {key: f"{short[key]}={each.settings[key]}" for key in shown if each.settings[key]}
 
 
-def _one_run_a_seed(configuration: Configuration) -> None:
+def _deduplicate(configuration: Configuration) -> None:
+    """Keep one run per seed; move the others to `superseded`."""
     rank = {"finished": 3, "stopped": 2, "unfinished": 1, "failed": 0}
 
-    def newness(run: RunDirectory) -> tuple[int, float, list[tuple[int, float, str]]]:
+    def priority(run: RunDirectory) -> tuple[int, float, list[tuple[int, float, str]]]:
         written = run.path / "config.yaml"
         return rank[run.status], written.stat().st_mtime if written.exists() else 0.0, natural(str(run.path))
 
     kept: dict[object, RunDirectory] = {}
-    for run in sorted(configuration.runs, key=newness):
+    for run in sorted(configuration.runs, key=priority):
         key = id(run) if run.seed is None else run.seed
         if key in kept:
             configuration.superseded.append(kept[key])

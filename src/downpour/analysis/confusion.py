@@ -1,4 +1,4 @@
-"""The picture of a classifier's mistakes."""
+"""The figure of a confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 from downpour.analysis.drawing import figure_of, save
 
-MOST_NUMBERS = 20  # classes; with more, the colours must do
+MOST_NUMBERS = 20  # classes; with more, the cells have no room for numbers
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: Path) -> Path:
-    """Draw how often each class (row) was taken for each (column): [classes, classes] -> a PNG at `path`."""
+    """Draw counts [true classes, predicted classes] into a PNG at `path`; colours are fractions of the row."""
     size = max(4.0, 0.5 * len(names) + 1.5)
     figure = figure_of(size, size)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Pictures of runs: one run's learning curve, and configurations side by side."""
+"""Learning curves: of one run, and of several configurations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downpour.analysis.configurations import Configuration
+from downpour.analysis.configurations import ENVIRONMENT_KEYS, Configuration
 from downpour.analysis.drawing import GREY, PALETTE, dress, figure_of, save, say, style_of
 from downpour.analysis.metrics import (
     MEASURES,
@@ -32,16 +32,14 @@ if TYPE_CHECKING:
 WINDOW = 100  # episodes in the moving mean
 MOST_DOTS = 5_000
 MOST_CURVES = 10
-ENVIRONMENT_KEYS = ("env", "env.id", "env.game", "data")
 BAND_RESAMPLES = 2_000
 
 
 def learning_curve(run_dir: Path) -> Path:
-    """Draw one run and write curve.png into its directory; returns the picture's path.
+    """Draw one run into curve.png of its directory; returns the figure's path.
 
-    Episode returns as dots with their moving mean, evaluations with one standard deviation over episodes. A
-    run without returns (supervised, dynamic programming): its losses and its other metrics over steps,
-    training beside evaluation.
+    Episode returns as dots with their moving mean, evaluations with one standard deviation over episodes. For a run
+    without returns (supervised, dynamic programming): the loss and other metrics, in training and evaluation.
     """
     run = RunDirectory(Path(run_dir))
     names = measured(run.metrics)
@@ -92,7 +90,7 @@ def _returns(axes: Axes, run: RunDirectory) -> None:
 
 
 def _panels(names: Sequence[str]) -> dict[str, list[str]]:
-    """Measure -> its metrics in training, evaluation...: of the loss, and of what the run is judged by."""
+    """Panel -> metrics: a panel for the loss, and one for the measure that the run is compared by, over all phases."""
     by_measure: dict[str, list[str]] = {}
     for name in names:
         if not name.endswith("_std"):
@@ -122,7 +120,7 @@ def _metrics(axes: Axes, run: RunDirectory, measure: str, names: Sequence[str]) 
 
 
 def _curve(axes: Axes, table: pandas.DataFrame, name: str, label: str, color: str) -> None:
-    """One metric of one run, with its standard deviation if it has one; long training curves smoothed."""
+    """Draw one metric of one run, with its standard deviation if recorded; long training curves are smoothed."""
     steps, values = table.iloc[:, 0].to_numpy(), table[name].to_numpy(dtype=np.float64)
     marker = "o" if len(table) <= 30 else None
     if len(table) > 400 and name.startswith("train/"):
@@ -136,12 +134,14 @@ def _curve(axes: Axes, table: pandas.DataFrame, name: str, label: str, color: st
 
 
 def comparison(configurations: Sequence[Configuration], metric: str | None = None) -> Figure:
-    """Mean over seeds with its 95 % bootstrap interval: a curve a configuration, a panel an environment.
+    """Mean over seeds with its 95 % bootstrap interval: one curve per configuration, one panel per environment.
 
-    A run that ended says nothing about later steps: where only some runs of a configuration go on, their mean
-    is drawn thin, without an interval. With more than ten configurations in a panel the ten that ended best
-    have colours and names, the others are grey. `metric` is what to draw; by default what the runs are judged
-    by.
+    Runs are not extrapolated beyond their last step: where only some runs of a configuration have values, their mean is
+    drawn thin, without an interval. With more than ten configurations in a panel, only the ten with the best final
+    values have colours and names; the others are grey.
+
+    Args:
+        metric: to draw; by default the one that the runs are compared by, see `metrics.headline`.
     """
     panels: dict[tuple[str, str, str], list[Configuration]] = {}
     for each in configurations:
@@ -153,16 +153,16 @@ def comparison(configurations: Sequence[Configuration], metric: str | None = Non
     rows = max(1, math.ceil(len(panels) / columns))
     figure = figure_of(7.0 if columns == 1 else 4.2 * columns, 4.4 if len(panels) <= 1 else 3.4 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    said = ENVIRONMENT_KEYS if len({environment for environment, *_ in panels}) > 1 else ()
-    seeds: dict[str, list[int]] = {}  # by name: how many in each panel; the place in it is the curve's style
+    hidden_keys = ENVIRONMENT_KEYS if len({environment for environment, *_ in panels}) > 1 else ()
+    seeds: dict[str, list[int]] = {}  # label -> number of seeds in each panel; its position selects the style
     for place, ((environment, axis, name), members) in enumerate(panels.items()):
         axes = grid[place]
         axes.set_title(environment, parse_math=False)
         axes.set_xlabel(spoken(axis))
         axes.set_ylabel(spoken(name))
-        _configurations(axes, members, name, said, seeds)
+        _configurations(axes, members, name, hidden_keys, seeds)
         if place % columns and len({name for *_, name in panels}) == 1:
-            axes.set_ylabel("")  # said by the panel at its left
+            axes.set_ylabel("")  # the panel on the left has it
     for axes in grid[max(1, len(panels)) :]:
         axes.set_visible(False)
     if not panels:
@@ -180,7 +180,7 @@ def _configurations(
     axes: Axes,
     members: Sequence[Configuration],
     metric: str,
-    said: Sequence[str],
+    hidden_keys: Sequence[str],
     seeds: dict[str, list[int]],
 ) -> None:
     curves = [_mean_curve(each, metric) for each in members]
@@ -188,7 +188,7 @@ def _configurations(
     order = sorted(range(len(members)), key=lambda i: sign * curves[i].last)
     named = set(order[:MOST_CURVES])
     for index, (each, curve) in enumerate(zip(members, curves, strict=True)):
-        label = each.label_without(*said)
+        label = each.label_without(*hidden_keys)
         if index in named:
             seeds.setdefault(label, []).append(curve.n)
             color, stroke = style_of(list(seeds).index(label))
@@ -202,15 +202,24 @@ def _configurations(
 
 @dataclass(frozen=True)
 class _MeanCurve:
-    """Arrays [points]; NaN where a part has no value."""
+    """Arrays [points]; NaN where undefined.
+
+    Attributes:
+        x: steps.
+        shared: mean over all runs, where all have a value.
+        partial: mean over the runs that have a value, where some have none.
+        low, high: interval of `shared`.
+        n: number of runs.
+        last: the last value of `shared`, or of `partial` if there is none.
+    """
 
     x: Floats
-    shared: Floats  # mean of all runs, where all have a value
-    partial: Floats  # mean of those that have one, elsewhere
+    shared: Floats
+    partial: Floats
     low: Floats
     high: Floats
     n: int
-    last: float  # the last mean of all runs
+    last: float
 
 
 def _mean_curve(configuration: Configuration, metric: str) -> _MeanCurve:

@@ -1,4 +1,4 @@
-"""How the project's pictures look: one palette, one kind of axes, legends that cover no data."""
+"""The style of the project's figures: palette, axes, legends below the data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with every common colour blindness; without its yellow (too pale).
+# Okabe and Ito's palette, distinguishable with common forms of colour blindness; without its pale yellow.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STROKES = ("-", "--", ":", "-.")
 GREY, INK = "#8A8F98", "#30343B"
-RESOLUTION = 200  # dots an inch
+RESOLUTION = 200  # dots per inch
 
 
 def figure_of(width: float, height: float) -> Figure:
-    """An empty figure of so many inches. Made without pyplot: no window, no global state, any thread."""
+    """An empty figure, sizes in inches. Made without pyplot: no window, no global state, safe in any thread."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def figure_of(width: float, height: float) -> Figure:
 
 
 def style_of(index: int) -> tuple[str, str]:
-    """Colour and stroke of the index-th curve; the stroke changes where the colours begin again."""
+    """(colour, line style) of the index-th curve; the line style changes when the colours repeat."""
     return PALETTE[index % len(PALETTE)], STROKES[index // len(PALETTE) % len(STROKES)]
 
 
@@ -43,12 +43,12 @@ def short_number(value: float, _position: int | None = None) -> str:
 
 
 def say(axes: Axes, text: str) -> None:
-    """Words in the middle of axes that have nothing to show."""
+    """Write a message into the middle of axes that have no data."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=11)
 
 
 def dress(figure: Figure, *, legend_title: str = "") -> None:
-    """Give all axes of a finished figure the house's look, and one legend below them."""
+    """Apply the project's style to all axes of a finished figure, and add one legend below them."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     named: dict[str, Artist] = {}
@@ -74,7 +74,7 @@ def dress(figure: Figure, *, legend_title: str = "") -> None:
         for handle, name in zip(handles, names, strict=True):
             named.setdefault(name, handle)
     if named:
-        # As many columns as fit: a letter is some 0.075 inches wide, the stroke before a name half an inch.
+        # As many columns as fit: a letter is about 0.075 inches wide, the line before a name half an inch.
         width, height = figure.get_size_inches()
         widths = [0.075 * len(name) + 0.55 for name in named]
         columns = len(named) if sum(widths) <= width else max(1, int(width / max(widths)))
@@ -98,9 +98,12 @@ def dress(figure: Figure, *, legend_title: str = "") -> None:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure whole or not at all: an interrupted save leaves the picture that was there before.
+    """Write a figure atomically: an interrupted save leaves the previous file in place. Returns the path.
 
-    The file type is the path's ending; the same figure gives the same bytes (no dates in them).
+    The suffix of the path selects the file type. The same figure gives the same bytes: they contain no date.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     part = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": "downpour"}

@@ -1,4 +1,4 @@
-"""Pictures that a run or a sweep has beside its curves, if it measured what they show."""
+"""Additional figures of runs that have measured what the figures show."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ EXTRAS: dict[str, tuple[Callable[[Configuration], bool], Callable[[Sequence[Conf
 
 
 def draw_extras(configurations: Sequence[Configuration], out: Path) -> list[Path]:
-    """Draw into `out` whichever of them there is something to show in; returns their paths."""
+    """Draw the figures for which there are measurements into `out`; returns their paths."""
     fitting = {name: figure for name, (fits, figure) in EXTRAS.items() if any(map(fits, configurations))}
     return [save(figure(configurations), out / f"{name}.png") for name, figure in fitting.items()]

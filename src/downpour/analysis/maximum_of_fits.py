@@ -1,8 +1,8 @@
-"""The largest of several good fits is a bad one: van Hasselt et al. (2016), Figure 2.
+"""The maximum of several good fits overestimates: van Hasselt et al. (2016), Figure 2.
 
-Ten actions have the same true value f(s) in every state s of [-6, 6]. Each is estimated by the polynomial that fits f
-best, without any noise, at the integers but two neighbours, other ones for each action. Where an action's estimate
-misses them it may be far off, and the largest of the ten is the one that is off upwards.
+Ten actions have the same true value f(s) in every state s of [-6, 6]. Each is estimated by the polynomial that best
+fits f, without noise, at the integers except two adjacent ones, which differ between actions. Near these gaps an
+estimate may be far off, and the maximum over the actions selects errors upwards.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 ACTIONS = 10
 STATES = np.linspace(-6, 6, 1201)
-SHIFT = 5  # the second set of estimates has the gaps of these many actions further on
+SHIFT = 5  # the second set of estimates has the gaps of the action this much further on
 
 
 class Case(NamedTuple):
@@ -61,7 +61,7 @@ def errors(case: Case) -> tuple[Floats, Floats]:
 
 
 def picture() -> Figure:
-    """A row a case: the truth and all estimates; the errors of the single and of the double estimator."""
+    """One row per case: true values and all estimates; errors of the single and of the double estimator."""
     figure = figure_of(8.4, 7.4)
     for (left, right), case in zip(figure.subplots(len(CASES), 2), CASES, strict=True):
         left.set_ylabel(f"{case.name}, degree {case.degree}")
@@ -88,7 +88,7 @@ def table() -> str:
 
 
 class MaximumOfFits(Callback):
-    """Hydra callback: puts maximum_of_fits.png and maximum_of_fits.md beside what a run or a sweep has made."""
+    """Hydra callback: writes maximum_of_fits.png and maximum_of_fits.md into the directory of a run or a sweep."""
 
     def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
         """After a single run."""

@@ -1,4 +1,4 @@
-"""Which metric speaks for a run, and how metrics are written for people."""
+"""The metric that runs are compared by, and the names of metrics in figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from downpour.config import ConfigError, nearest
 if TYPE_CHECKING:
     import pandas
 
-# A run is judged by the first of these that it measured: evaluation before training, task before loss.
+# Runs are compared by the first of these that they have measured: evaluation before training, task before loss.
 MEASURES = (
     "return_mean",
     "return",
@@ -39,26 +39,30 @@ PHASE_NAMES = {"eval": "evaluation", "val": "validation", "train": "training"}
 
 
 def measured(table: pandas.DataFrame) -> list[str]:
-    """The metrics that have at least one finite value in `table` (its first column is the axis)."""
+    """The metrics with at least one finite value in `table`, whose first column is the axis."""
     return [str(name) for name in table.columns[1:] if np.isfinite(table[name].to_numpy(np.float64)).any()]
 
 
 def finite(table: pandas.DataFrame, metric: str) -> pandas.DataFrame:
-    """The rows of `table` in which `metric` has a finite value; none where it has no such column."""
+    """The rows of `table` in which `metric` is finite; none if it has no such column."""
     if metric not in table:
         return table.iloc[:0]
     return table[np.isfinite(table[metric].to_numpy(np.float64))]
 
 
 def until(table: pandas.DataFrame, steps: float) -> pandas.DataFrame:
-    """The rows of `table` within so many steps, which its first column counts."""
+    """The rows of `table` up to `steps`, by its first column."""
     return table[table.iloc[:, 0] <= steps] if len(table) else table
 
 
 def headline(runs: Sequence[RunDirectory], wanted: str | None = None) -> str | None:
-    """The metric to compare `runs` by; None where they measured nothing.
+    """The metric to compare `runs` by; None if they have measured nothing.
 
-    Raises ConfigError where `wanted` was asked for and none of them has it.
+    Args:
+        wanted: the user's choice.
+
+    Raises:
+        ConfigError: none of the runs has the metric `wanted`.
     """
     known = list(dict.fromkeys(name for run in runs for name in measured(run.metrics)))
     if wanted is not None:
@@ -72,7 +76,7 @@ def headline(runs: Sequence[RunDirectory], wanted: str | None = None) -> str | N
 
 
 def less_is_better(metric: str) -> bool:
-    """Whether the best value of `metric` is its smallest."""
+    """Whether lower values of `metric` are better."""
     return any(word in metric.rsplit("/", 1)[-1] for word in LESS_IS_BETTER)
 
 

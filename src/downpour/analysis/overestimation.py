@@ -1,4 +1,4 @@
-"""Estimated values beside actual ones, in the manner of van Hasselt et al. (2016), Figure 3."""
+"""The figure of estimated and actual values, as in van Hasselt et al. (2016), Figure 3."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from downpour.analysis.configurations import Configuration
+from downpour.analysis.configurations import ENVIRONMENT_KEYS, Configuration
 from downpour.analysis.drawing import dress, figure_of, style_of
 from downpour.analysis.metrics import finite, measured, spoken, until
 from downpour.analysis.runs import RunDirectory
@@ -20,14 +20,14 @@ ESTIMATE, ACTUAL = "eval/value_estimate", "eval/value_actual"
 
 
 def measures_it(configuration: Configuration) -> bool:
-    """Whether any run of it compared estimates with actual values."""
+    """Whether any of its runs has measured estimates and actual values."""
     return any({ESTIMATE, ACTUAL} <= set(measured(run.metrics)) for run in configuration.counted)
 
 
 def overestimation(configurations: Sequence[Configuration]) -> Figure:
-    """A panel an environment: the median estimate over seeds with its 10 and 90 % quantiles, as the paper has them.
+    """One panel per environment: the median estimate over seeds, with the 10 and 90 % quantiles of the paper.
 
-    The straight line is the median over seeds of what each seed's best policy actually received.
+    The horizontal line is the median over seeds of the actual value of each seed's best policy.
     """
     panels: dict[tuple[str, str], list[Configuration]] = {}
     for each in filter(measures_it, configurations):
@@ -43,7 +43,7 @@ def overestimation(configurations: Sequence[Configuration]) -> Figure:
             color, stroke = style_of(index)
             x, estimates, truths = curves_of(each)
             low, middle, high = np.nanquantile(estimates, [0.1, 0.5, 0.9], axis=0)
-            label = each.label_without("env", "env.id", "env.game", "data")
+            label = each.label_without(*ENVIRONMENT_KEYS)
             seeds = f"{len(estimates)} seed{'s' * (len(estimates) > 1)}"
             axes.plot(x, middle, color=color, linestyle=stroke, linewidth=2.0, label=f"{label}: estimate ({seeds})")
             axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
@@ -55,7 +55,7 @@ def overestimation(configurations: Sequence[Configuration]) -> Figure:
 
 
 def curves_of(configuration: Configuration) -> tuple[Floats, Floats, Floats]:
-    """(steps [points], estimates [seeds, points], what the best policy of each seed actually received [seeds])."""
+    """(steps [points], estimates [seeds, points], actual value of each seed's best policy [seeds])."""
     tables = [table for run in configuration.counted if len(table := finite(run.metrics, ESTIMATE))]
     x = common_grid([table.iloc[:, 0] for table in tables])
     estimates = np.stack([step_values(table.iloc[:, 0], table[ESTIMATE], x) for table in tables])
@@ -64,7 +64,7 @@ def curves_of(configuration: Configuration) -> tuple[Floats, Floats, Floats]:
 
 
 def truth_of_best(run: RunDirectory, steps: float = np.inf) -> float:
-    """What the policy of the run's best evaluation within so many steps received from the states it visited."""
+    """The actual value of the policy with the best evaluation up to `steps`: mean return from the states it visited."""
     metrics = until(run.metrics, steps)
     returns, actual = finite(metrics, "eval/return_mean"), finite(metrics, ACTUAL)
     by_step = dict(zip(actual.iloc[:, 0], actual[ACTUAL], strict=True))

@@ -1,4 +1,4 @@
-"""Published numbers, each with its protocol: a number without one is worthless."""
+"""Published results, each with its protocol, without which they could not be compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ HIGHEST, TRAINING = "highest evaluation", "last 100 training episodes"
 
 @dataclass(frozen=True)
 class Numbers:
-    """What one source reports.
+    """The results of one source.
 
     Attributes:
-        source: the paper, the environments, the protocol; [fig]: read off a figure.
+        source: paper, environments and protocol; [fig]: read off a figure.
         length: of the runs.
-        measure: what ours must be to stand beside it.
-        games: game -> column -> number.
+        measure: the measure to compare with it, `HIGHEST` or `TRAINING`.
+        games: game -> column -> result.
     """
 
     source: str

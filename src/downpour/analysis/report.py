@@ -1,4 +1,4 @@
-"""The report of a sweep: table, figure, and failed runs."""
+"""The report of a sweep: tables, figures, and a list of failed runs."""
 
 import atexit
 import contextlib
@@ -22,21 +22,27 @@ from downpour.analysis.table import comma_separated, markdown, row
 from downpour.config import ConfigError
 
 UNFINISHED = ("unfinished", "stopped")
-FEW_SEEDS = 5  # below, resampling sees too little of the spread
+FEW_SEEDS = 5  # with fewer, bootstrap intervals are too narrow
 TABLE, NUMBERS, PICTURE = "table.md", "table.csv", "curves"
 
 
 def report(
     runs: Sequence[Path], out: Path, *, metric: str | None = None, pdf: bool = False, paper: str | None = None
 ) -> str:
-    """Write table.md, table.csv and curves.png (and curves.pdf) on `runs` into `out`; returns what table.md
-    says. Where a number was swept, sensitivity.png has the last values against it.
+    """Write table.md, table.csv and curves.png into `out`; returns the text of table.md.
 
-    Runs that failed are in no mean: they are listed with the reason, as are those that are not finished.
+    If a number was swept, sensitivity.png shows the last values against it. Failed runs are excluded from the means;
+    they are listed with the reason, and so are unfinished runs.
 
-    With the name of a paper's table (see `downpour.analysis.papers`) also that, as paper.md, paper.csv and paper.png.
+    Args:
+        runs: run directories.
+        metric: to compare the runs by; None selects one, see `metrics.headline`.
+        pdf: write curves.pdf as well.
+        paper: name of a table in `downpour.analysis.papers`, written to paper.md, paper.csv and paper.png.
 
-    Raises ConfigError for a `metric` that no run has or an unknown `paper`, OSError where `out` can't be written.
+    Raises:
+        ConfigError: no run has the metric, or there is no such paper.
+        OSError: `out` cannot be written.
     """
     from downpour.analysis import paper_table, papers
     from downpour.analysis.curves import comparison
@@ -69,7 +75,7 @@ def report(
         if counted:
             save(comparison(configurations, metric), picture)
         else:
-            picture.unlink(missing_ok=True)  # of an earlier report: it would show what the table does not say
+            picture.unlink(missing_ok=True)  # of an earlier report, which does not belong to this table
     draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
@@ -88,7 +94,7 @@ def _heading(runs: Sequence[RunDirectory]) -> str:
 
 
 def _legend(configurations: Sequence[Configuration]) -> str:
-    """What the numbers of the table are."""
+    """The explanation of the table."""
     if not any(each.counted for each in configurations):
         return ""
     lines = [
@@ -101,7 +107,7 @@ def _legend(configurations: Sequence[Configuration]) -> str:
 
 
 def _lists(runs: Sequence[RunDirectory], superseded: Sequence[RunDirectory], out: Path) -> list[str]:
-    """Every run that is not a finished one, by name and with the reason."""
+    """Lists of the runs that are not finished, with the reason."""
     listed = {
         "Failed, excluded from the means": [run for run in runs if run.status == "failed"],
         "Not finished, included as far as they got": [run for run in runs if run.status in UNFINISHED],
@@ -121,7 +127,7 @@ def _title(run: RunDirectory, out: Path) -> str:
 
 
 def announce(directory: Path, paper: str | None = None) -> None:
-    """Make the report of a sweep and print it. Whatever goes wrong is one line on stderr, no exception."""
+    """Write and print the report of a sweep. An error is printed as one line on stderr, not raised."""
     try:
         text = report(find_runs(directory), directory, paper=paper)
         print(f"\n{text}\n\nreport: {directory}", flush=True)
@@ -135,24 +141,24 @@ def announce(directory: Path, paper: str | None = None) -> None:
 
 
 class SweepReport(Callback):
-    """Hydra callback: after a multirun, its report in the sweep directory and on the screen.
+    """Hydra callback: after a multirun, writes its report into the sweep directory and prints it.
 
-    A sweep with a failed job ends in an exception before Hydra tells its callbacks, and Ctrl-C does too; the
-    report is then made as the process exits. Each job's error is left in failure.txt of its directory, for
-    the report to name. Nothing here changes how the sweep ends.
+    A sweep with a failed job, or Ctrl-C, ends in an exception before Hydra calls `on_multirun_end`; the report is then
+    written when the process exits. The error of each failed job is saved in failure.txt of its directory, for the
+    report. The exit code of the sweep stays the same.
     """
 
     def __init__(self, paper: str | None = None) -> None:
         """
         Args:
-            paper: whose table is to be made of the sweep; see `report`.
+            paper: see `report`.
         """
         self._paper = paper
         self._directory: str | None = None
         self._process = os.getpid()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember where the sweep writes; nothing is printed yet."""
+        """Note the directory of the sweep."""
         self._directory = os.path.abspath(str(config.hydra.sweep.dir))
         self._process = os.getpid()
         atexit.register(self._at_exit)
@@ -164,15 +170,15 @@ class SweepReport(Callback):
             announce(Path(directory), self._paper)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Leave the reason of a failed job beside its files. Called where the job ran, any host."""
+        """Save the error of a failed job in its directory. Called in the process of the job, on any host."""
         hydra = job_return.hydra_cfg
         if hydra is None or OmegaConf.select(hydra, "hydra.mode") != RunMode.MULTIRUN:
             return
         reason = Path(str(OmegaConf.select(hydra, "hydra.runtime.output_dir"))) / FAILURE_FILE
-        with contextlib.suppress(OSError):  # a full disk, most likely what the job failed of
+        with contextlib.suppress(OSError):  # a full disk, for example, of which the job may have failed
             if job_return.status == JobStatus.FAILED:
-                error = job_return._return_value  # the property raises it
-                ours = type(error).__module__.startswith("downpour")  # says all that there is to say
+                error = job_return._return_value  # `return_value` would raise it
+                ours = type(error).__module__.startswith("downpour")  # its message says everything
                 text = str(error) if ours else f"{type(error).__name__}: {error}"
                 reason.write_text(text + "\n", encoding="utf-8")
                 _identify(reason.parent, job_return)
@@ -183,7 +189,7 @@ class SweepReport(Callback):
         if self._directory is None or os.getpid() != self._process or not os.path.isdir(self._directory):
             return
         sys.stdout.flush()
-        # A process of its own, because this one can no longer import what a report needs.
+        # In a new process: at exit, this one can no longer import what a report needs.
         code = "import sys; from downpour.analysis.report import *; announce(Path(sys.argv[1]), sys.argv[2] or None)"
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
@@ -194,7 +200,7 @@ class SweepReport(Callback):
 
 
 def _identify(directory: Path, job: JobReturn) -> None:
-    """Write the choices.yaml that a job did not come to write, so that its failure is told of what it was."""
+    """Write choices.yaml for a job that failed before it did, so that the report can label it."""
     path = directory / "choices.yaml"
     if path.exists() or job.hydra_cfg is None:
         return

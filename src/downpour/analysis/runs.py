@@ -1,4 +1,4 @@
-"""Run directories: finding them, and reading them whatever state they are in."""
+"""Finds run directories, and reads them in whatever state they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from downpour.config import ConfigError
 if TYPE_CHECKING:
     import pandas
 
-FAILURE_FILE = "failure.txt"  # why a job of a sweep ended in an error; written by downpour.analysis.report.SweepReport
+FAILURE_FILE = "failure.txt"  # the error of a job of a sweep; written by downpour.analysis.report.SweepReport
 RUN_FILES = ("config.yaml", "metrics.csv")
 SWEEP_FILE = "multirun.yaml"  # Hydra writes it into every sweep directory
 
@@ -29,13 +29,15 @@ def is_run(path: Path) -> bool:
 
 
 def find_runs(where: str | Path) -> list[Path]:
-    """Run directories in `where`: a run, a sweep, any folder above them, a glob, or several of these with
-    commas.
+    """Find run directories, in natural order (job 2 before job 10).
 
-    Also returned: directories of jobs that broke before they wrote a metric (in a sweep, or with only a
-    config.yaml), for a report must not keep silent about them. In natural order (job 2 before job 10).
+    Directories of jobs that failed before they wrote a metric are included, so that reports can list them.
 
-    Raises ConfigError where there is no such path, or nothing of the kind in it.
+    Args:
+        where: a run, a sweep, a folder above them, a glob, or several of these, separated by commas.
+
+    Raises:
+        ConfigError: there is no such path, or no run directory in it.
     """
     found = {run.resolve(): run for root in _roots(str(where)) for run in _walk(root)}
     if not found:
@@ -44,7 +46,7 @@ def find_runs(where: str | Path) -> list[Path]:
 
 
 def _roots(where: str) -> list[Path]:
-    """The existing paths that `where` names; one that exists is itself, commas and asterisks in it or not."""
+    """The existing paths that `where` names; an existing path may contain commas and asterisks."""
     path = Path(where).expanduser()
     if path.exists():
         return [path]
@@ -68,16 +70,16 @@ def _walk(root: Path) -> list[Path]:
             sweeps.add(here)
         in_sweep = here.name.isdecimal() or bool(names & {FAILURE_FILE, "train.log", ".hydra", *RUN_FILES})
         job = in_sweep and here not in sweeps and not sweeps.isdisjoint(here.parents)
-        broken = {"config.yaml", "choices.yaml"} <= names  # a config.yaml alone may be anybody's
+        broken = {"config.yaml", "choices.yaml"} <= names  # a config.yaml alone may belong to anything
         children[:] = sorted(name for name in children if not name.startswith("."))  # not into .hydra
         if is_run(here) or job or broken:
             runs.append(here)
-            children.clear()  # a run's own folders (checkpoints, wandb) hold no runs
+            children.clear()  # folders of a run (checkpoints, wandb) contain no runs
     return runs
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """Sort key by which "job 2" comes before "job 10", and 1e-4 before 0.001 before words."""
+    """Sort key: "job 2" before "job 10"; numbers, by their value, before words."""
     try:
         return [(0, float(text), "")]
     except ValueError:
@@ -87,7 +89,7 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 @dataclass
 class RunDirectory:
-    """One run directory. Read lazily; never raises on a run that is going on, was killed, or broke."""
+    """A run directory, read lazily. Reading a run that is running, failed or was killed raises no errors."""
 
     path: Path
 
@@ -98,12 +100,12 @@ class RunDirectory:
 
     @cached_property
     def overrides(self) -> list[str]:
-        """What was typed, e.g. ["algo=dqn", "seed=3"]."""
+        """The overrides of the command line, e.g. ["algo=dqn", "seed=3"]."""
         return [str(each) for each in self._choices_file.get("overrides") or []]
 
     @cached_property
     def choices(self) -> dict[str, str]:
-        """Config group -> the file chosen from it, e.g. {"algo": "dqn"}."""
+        """Config group -> chosen option, e.g. {"algo": "dqn"}."""
         chosen = self._choices_file.get("choices") or {}
         return {str(group): str(name) for group, name in chosen.items() if name is not None}
 
@@ -112,19 +114,19 @@ class RunDirectory:
         own = read_yaml(self.path / "choices.yaml")
         if own:
             return own
-        # A job that broke early: Hydra's own notes on it, where it was told to keep them.
+        # A job that failed early: Hydra's own record, if it was configured to write one.
         hydra = read_yaml(self.path / ".hydra" / "hydra.yaml").get("hydra") or {}
         overrides, runtime = hydra.get("overrides") or {}, hydra.get("runtime") or {}
         return {"overrides": overrides.get("task"), "choices": runtime.get("choices")} if hydra else {}
 
     @property
     def identified(self) -> bool:
-        """Whether it is known at all what ran here."""
+        """Whether the configuration of the run is known."""
         return bool(self._choices_file or self.config)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """summary.json, or {} while there is none."""
+        """summary.json, or {} if there is none yet."""
         try:
             content = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -138,18 +140,18 @@ class RunDirectory:
 
     @cached_property
     def episodes(self) -> pandas.DataFrame:
-        """episodes.csv; without a row or a column where there were no episodes."""
+        """episodes.csv; an empty table for a run without episodes."""
         return read_csv(self.path / "episodes.csv")
 
     @property
     def axis(self) -> str:
-        """What the run counts: "env_steps" or "gradient_steps"."""
+        """The steps that the run counts: "env_steps" or "gradient_steps"."""
         columns = self.metrics.columns
         return str(columns[0]) if len(columns) else "env_steps"
 
     @property
     def steps(self) -> int:
-        """How far it got, in units of `axis`."""
+        """Steps so far, in units of `axis`."""
         done = self.summary.get(self.axis)
         if isinstance(done, (int, float)):
             return int(done)
@@ -157,13 +159,13 @@ class RunDirectory:
 
     @property
     def seed(self) -> int | None:
-        """The run's seed, None where it is not known."""
+        """The run's seed; None if it is not known."""
         seed = self.summary.get("seed", self.config.get("seed"))
         return seed if isinstance(seed, int) else None
 
     @property
     def algorithm(self) -> str:
-        """Name of the algorithm as it is chosen on the command line."""
+        """Name of the algorithm on the command line."""
         return self.choices.get("algo", "run")
 
     @property
@@ -179,7 +181,7 @@ class RunDirectory:
 
     @property
     def status(self) -> str:
-        """finished | stopped | failed | unfinished (going on, or killed)."""
+        """finished | stopped | failed | unfinished (running, or killed)."""
         status = self.summary.get("status")
         if status in ("finished", "stopped", "failed"):
             return str(status)
@@ -188,7 +190,7 @@ class RunDirectory:
 
     @property
     def why(self) -> str:
-        """One line on why the run is not finished; empty where it is."""
+        """Why the run is not finished, in one line; empty if it is."""
         if self.status == "finished":
             return ""
         missing = [name for name in RUN_FILES if not (self.path / name).is_file()]
@@ -199,7 +201,7 @@ class RunDirectory:
         if self.status == "stopped":
             return f"stopped at {spaced(self.steps)} {self.axis}"
         told = _text(self.path / FAILURE_FILE)
-        bare = told.startswith("exit code")  # then the log may know better
+        bare = told.startswith("exit code")  # the log may have the cause
         reasons = (str(self.summary.get("error", "")), "" if bare else told, self._last_error(), told)
         return next((_one_line(reason) for reason in reasons if reason.strip()), "no reason recorded; see train.log")
 
@@ -209,8 +211,10 @@ class RunDirectory:
 
 
 def read_csv(path: Path) -> pandas.DataFrame:
-    """A CSV of numbers that may still be growing: a last line without its newline is not read (half a number
-    is a wrong number), nor is a row without its first column. Other cells that are no numbers become NaN.
+    """Read a CSV file of numbers that may be still growing; an empty table if there is none.
+
+    A last line without a newline is skipped, as its last number may be incomplete, and so are rows without a first
+    column. Other cells that are not numbers become NaN.
     """
     import pandas
 
@@ -227,12 +231,12 @@ def read_csv(path: Path) -> pandas.DataFrame:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain Python, {} if the file is missing or broken. Interpolations stay as written."""
+    """A YAML mapping as plain Python; {} if the file is missing or damaged. Interpolations are not resolved."""
     from omegaconf import OmegaConf
 
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except Exception:  # whatever a half-written YAML file raises: yaml's errors, omegaconf's, OSError
+    except Exception:  # of an incomplete file: errors of yaml or omegaconf, OSError
         return {}
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 

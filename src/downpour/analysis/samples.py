@@ -1,4 +1,4 @@
-"""Data and samples side by side."""
+"""The figure of data and generated samples side by side."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from downpour.analysis.drawing import PALETTE, figure_of, save
 
 
-def side_by_side(true: np.ndarray, made: np.ndarray, path: Path) -> Path:
-    """Draw both [rows, *shape] into a PNG: images as mosaics, anything else by its first two numbers."""
+def side_by_side(data: np.ndarray, samples: np.ndarray, path: Path) -> Path:
+    """Draw data and samples, [rows, *shape] each, into a PNG: images as mosaics, others by their first two numbers."""
     figure = figure_of(8.0, 4.2)
     panels = figure.subplots(1, 2)
-    for axes, rows, title, color in zip(panels, (true, made), ("data", "samples"), PALETTE, strict=False):
+    for axes, rows, title, color in zip(panels, (data, samples), ("data", "samples"), PALETTE, strict=False):
         axes.set_title(title)
         if rows.ndim == 4:
-            axes.imshow(_mosaic(rows), cmap="gray_r", vmin=true.min(), vmax=true.max())
+            axes.imshow(_mosaic(rows), cmap="gray_r", vmin=data.min(), vmax=data.max())
             axes.set_axis_off()
             continue
         flat = rows.reshape(len(rows), -1)
@@ -29,12 +29,12 @@ def side_by_side(true: np.ndarray, made: np.ndarray, path: Path) -> Path:
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
-    """[rows, channels, height, width] -> one picture [height, width] or [height, width, 3], as square as it goes."""
+    """[rows, channels, height, width] -> an approximately square mosaic, [height, width] or [height, width, 3]."""
     columns = math.ceil(math.sqrt(len(images)))
-    spare = -len(images) % columns
-    blank = np.full((spare, *images.shape[1:]), images.min())
+    missing = -len(images) % columns
+    blank = np.full((missing, *images.shape[1:]), images.min())
     padded = np.pad(np.concatenate([images, blank]), ((0, 0), (0, 0), (1, 0), (1, 0)), constant_values=images.min())
     channels, height, width = padded.shape[1:]
     grid = padded.reshape(-1, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    whole = grid.reshape(-1, columns * width, channels)
-    return whole[:, :, :3].clip(0, 1) if channels >= 3 else whole[:, :, 0]
+    mosaic = grid.reshape(-1, columns * width, channels)
+    return mosaic[:, :, :3].clip(0, 1) if channels >= 3 else mosaic[:, :, 0]

@@ -1,4 +1,4 @@
-"""What a run comes to, against a number that was swept: the picture of a study."""
+"""The figure of a parameter study: final results against a number that was swept."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from downpour.analysis.table import row
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST = 3  # values of a number that make a curve
+FEWEST = 3  # values of a number for a curve
 
 
 def swept(configurations: Sequence[Configuration]) -> tuple[str, str | None] | None:
-    """(the number that was swept, the other setting that was) where a picture of it says something, else None.
+    """(key of the number that was swept, key of the other swept setting or None); None if there is no such number.
 
-    At most two settings differ, and one of them took three numbers or more; of two such, that of more values.
+    At most two settings may differ, and one of them must have three or more numbers as values; of two such settings,
+    the one with more values is taken.
     """
     values: dict[str, set[str]] = {}
     for each in configurations:
@@ -36,9 +37,9 @@ def swept(configurations: Sequence[Configuration]) -> tuple[str, str | None] | N
 
 
 def sensitivity(configurations: Sequence[Configuration], metric: str | None = None) -> Figure:
-    """A curve for each value of the other setting: the last value's mean over seeds and its bootstrap interval.
+    """One curve per value of the other setting: the mean over seeds of the last value, with its bootstrap interval.
 
-    For configurations of which `swept` finds something.
+    `swept(configurations)` must not be None.
     """
     found = swept(configurations)
     assert found is not None
@@ -46,11 +47,11 @@ def sensitivity(configurations: Sequence[Configuration], metric: str | None = No
     figure = figure_of(7.0, 4.4)
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, Interval]]] = {}
-    judged = ""
+    compared = ""
     for each in sorted(configurations, key=lambda c: natural(c.settings.get(other or "", ""))):
         r = row(each, metric)
-        judged = judged or r.metric
-        if r.metric == judged and r.final.n:
+        compared = compared or r.metric
+        if r.metric == compared and r.final.n:
             curves.setdefault(each.settings.get(other or "", ""), []).append((float(each.settings[number]), r.final))
     for index, (value, points) in enumerate(curves.items()):
         points.sort(key=lambda point: point[0])
@@ -67,7 +68,7 @@ def sensitivity(configurations: Sequence[Configuration], metric: str | None = No
         axes.set_xticks(every)
         axes.minorticks_off()
     axes.set_xlabel(number.rpartition(".")[2].replace("_", " "))
-    axes.set_ylabel(spoken(judged))
+    axes.set_ylabel(spoken(compared))
     dress(figure, legend_title="last value: mean over seeds and its 95 % bootstrap interval")
     return figure
 

@@ -31,18 +31,17 @@ class Interval:
 
     @property
     def known(self) -> bool:
-        """Whether there is an interval at all: one seed says nothing about the spread over seeds."""
+        """Whether there is an interval, which needs two seeds or more."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def bootstrap_mean(
     values: ArrayLike, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Mean of one number a seed, with its percentile-bootstrap interval. NaN and infinite values are left
-    out.
+    """Mean and percentile-bootstrap interval of one number per seed. NaN and infinite values are left out.
 
-    The interval is the percentile one: with the three to ten seeds that are usual, and returns that pile up
-    at a ceiling, it is always defined, where BCa is not. The same values give the same interval (`seed`).
+    The percentile interval is always defined, unlike BCa, with three to ten seeds and returns that reach a maximum. The
+    same values give the same interval (`seed`).
     """
     finite = np.asarray(values, dtype=np.float64).ravel()
     finite = finite[np.isfinite(finite)]
@@ -55,11 +54,10 @@ def bootstrap_mean(
 def bootstrap_band(
     values: Floats, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[Floats, Floats]:
-    """Pointwise interval of the mean curve: `values` [seeds, points] without NaN -> low [points], high
-    [points].
+    """Pointwise interval of the mean curve: `values` [seeds, points] without NaN -> low [points], high [points].
 
-    Whole curves are resampled, so neighbouring points move together. One seed: NaN everywhere. Points at
-    which all seeds agree: the interval is that value (scipy would warn of degenerate data).
+    Whole curves are resampled, so neighbouring points vary together. For one seed, the interval is NaN. Where all seeds
+    agree, both ends are that value (scipy would warn of degenerate data).
     """
     seeds, points = values.shape
     if seeds < 2:
@@ -86,7 +84,7 @@ def bootstrap_band(
 
 
 def interquartile_mean(values: ArrayLike) -> float:
-    """Mean of the middle half of the finite values, which one bad seed hardly moves. NaN for none."""
+    """Mean of the middle half of the finite values, which is robust to outliers. NaN if there are none."""
     finite = np.asarray(values, dtype=np.float64).ravel()
     finite = np.sort(finite[np.isfinite(finite)])
     if finite.size == 0:
@@ -96,17 +94,16 @@ def interquartile_mean(values: ArrayLike) -> float:
 
 
 def common_grid(positions: Sequence[ArrayLike], points: int = 500) -> Floats:
-    """All x positions at which a run has a value; more than `points` become as many evenly spaced ones."""
+    """The union of the positions; if there are more than `points`, as many evenly spaced ones."""
     arrays = [np.asarray(each, dtype=np.float64) for each in positions]
     union = np.unique(np.concatenate(arrays)) if arrays else np.empty(0)
     return union if union.size <= points else np.linspace(union[0], union[-1], points)
 
 
 def step_values(x: ArrayLike, y: ArrayLike, grid: Floats) -> Floats:
-    """The curve (x, y) on `grid`: the newest value at or before each grid point.
+    """The step function (x, y) on `grid`: the latest value at or before each grid point.
 
-    NaN before the first point and beyond the last one: a run that ended says nothing about later steps. Where
-    an x occurs twice, its last value counts.
+    NaN before the first and after the last x: a run is not extrapolated. If an x occurs twice, its last value counts.
     """
     x_array: Any = np.asarray(x, dtype=np.float64)
     y_array: Any = np.asarray(y, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The numbers of a sweep: a row a configuration."""
+"""The results of a sweep as tables, one row per configuration."""
 
 from __future__ import annotations
 
@@ -25,11 +25,21 @@ LAST_EPISODES = 100
 
 @dataclass(frozen=True)
 class Row:
-    """What the runs of one configuration came to; intervals are over its seeds."""
+    """The results of one configuration; intervals are over its seeds.
+
+    Attributes:
+        label, axis: of the configuration, of its runs.
+        metric: of `final`, `iqm` and `best`; "" if nothing was measured.
+        seeds, failed: numbers of runs that are counted, and that failed.
+        final, iqm: the last value: mean, interquartile mean.
+        best: the best value of each run.
+        training: mean return of each run's last training episodes.
+        steps: the different lengths of the runs, in units of `axis`.
+    """
 
     label: str
     axis: str
-    metric: str  # "" where nothing was measured
+    metric: str
     seeds: int
     failed: int
     final: Interval
@@ -41,7 +51,7 @@ class Row:
 
 
 def row(configuration: Configuration, metric: str | None = None) -> Row:
-    """Numbers of one configuration by `metric` (default: what judges it). Failed runs are in no mean."""
+    """The results of one configuration by `metric` (default: see `headline`), without failed runs."""
     runs = configuration.counted
     name = metric or headline(runs) or ""
     final = [_final(run, name) for run in runs]
@@ -61,7 +71,7 @@ def row(configuration: Configuration, metric: str | None = None) -> Row:
 
 
 def _final(run: RunDirectory, metric: str) -> float:
-    """The last value: of the summary once the run is finished, of metrics.csv before."""
+    """The last value: from the summary of a finished run, otherwise from metrics.csv."""
     value = run.summary.get(metric)
     if isinstance(value, (int, float)):
         return float(value)
@@ -77,13 +87,13 @@ def _best(run: RunDirectory, metric: str) -> float:
 
 
 def last_episodes(run: RunDirectory, steps: float = math.inf) -> float:
-    """Mean return of the last 100 training episodes within so many steps."""
+    """Mean return of the last 100 training episodes up to `steps`."""
     returns = _values(until(run.episodes, steps), "return")[-LAST_EPISODES:]
     return float(returns.mean()) if returns.size else math.nan
 
 
 def _values(table: pandas.DataFrame, column: str) -> Floats:
-    """The numbers in a column, in the order of the file; none where there is no such column."""
+    """The numbers in a column, in the order of the file; none if there is no such column."""
     return np.asarray(table[column].dropna() if column in table else [], dtype=np.float64)
 
 
@@ -101,11 +111,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as tables that read well in a terminal too, one for each metric; "" for no rows."""
+    """The rows as Markdown tables, one per metric, aligned for reading in a terminal; "" for no rows."""
     measured = list(dict.fromkeys((r.metric, r.axis) for r in rows if r.metric)) or [("", "steps")]
-    # A configuration that measured nothing stands in the first table.
-    home = {id(r): (r.metric, r.axis) if r.metric else measured[0] for r in rows}
-    return "\n\n".join(_markdown([r for r in rows if home[id(r)] == each], *each) for each in measured)
+    # A configuration that measured nothing is listed in the first table.
+    table_of = {id(r): (r.metric, r.axis) if r.metric else measured[0] for r in rows}
+    return "\n\n".join(_markdown([r for r in rows if table_of[id(r)] == each], *each) for each in measured)
 
 
 def _markdown(rows: Sequence[Row], metric: str, axis: str) -> str:
@@ -126,11 +136,11 @@ def _markdown(rows: Sequence[Row], metric: str, axis: str) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """The rows as CSV at full precision, intervals as columns of their own; no number: an empty cell."""
+    """The rows as CSV, with 10 digits, and intervals in separate columns; an empty cell for an undefined number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    three = [f"{name}{end}" for name in ("final", "best", "training") for end in ("_mean", "_low", "_high")]
-    head = ["configuration", "metric", "seeds", "failed", *three, "final_iqm", "axis", "steps"]
+    interval_columns = [f"{name}{end}" for name in ("final", "best", "training") for end in ("_mean", "_low", "_high")]
+    head = ["configuration", "metric", "seeds", "failed", *interval_columns, "final_iqm", "axis", "steps"]
     writer.writerow([*head, "steps_per_second"])
     for r in rows:
         numbers = [v for each in (r.final, r.best, r.training) for v in (each.mean, each.low, each.high)]

@@ -1,19 +1,20 @@
-"""Numbers and tables as people read them, on a page and in a terminal."""
+"""Formats numbers and tables for pages and terminals."""
 
 import math
 from collections.abc import Sequence
 
 
 def spaced(number: float) -> str:
-    """50000 -> "50 000"; "-" where there is no number."""
+    """50000 -> "50 000"; NaN and infinity -> "-"."""
     return f"{number:,.0f}".replace(",", " ") if math.isfinite(number) else "-"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """The lines of a Markdown table, its heading first.
+    """The lines of a Markdown table, with padded columns.
 
     Args:
-        left: how many of the first columns begin at the left; the others are numbers, and end at the right.
+        rows: the first is the heading.
+        left: number of columns, from the left, that are left-aligned; the others are right-aligned.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rules = ["-" * (width + 2) if place < left else "-" * (width + 1) + ":" for place, width in enumerate(widths)]

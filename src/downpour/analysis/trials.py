@@ -1,4 +1,4 @@
-"""Runs of many independent trials (`env.trials`): means over the trials by the number of the episode."""
+"""The figure of runs with many independent trials (`env.trials`): means over trials for each episode."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from downpour.analysis.statistics import Floats
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STANDARD_ERRORS = 1.96  # of a 95 % interval; with a thousand trials the bootstrap has no other
+STANDARD_ERRORS = 1.96  # of a 95 % interval; with a thousand trials the bootstrap gives the same
 
 
 def has_trials(configuration: Configuration) -> bool:
-    """Whether any of its runs had several."""
+    """Whether any of its runs has several trials."""
     return any(trials_of(run) > 1 for run in configuration.counted)
 
 
 def trials_of(run: RunDirectory) -> int:
-    """Trials of a run."""
+    """Number of trials of a run."""
     return int((run.config.get("env") or {}).get("trials", 1))
 
 
 def by_episode(run: RunDirectory) -> tuple[Floats, Floats]:
-    """Returns and lengths [trials, episodes], as many episodes as every trial has ended.
+    """Returns and lengths, [trials, episodes] each; as many episodes as every trial has finished.
 
-    A trial that several environments take part in counts the episodes of all, in the order they ended.
+    If a trial has several environments, its episodes are those of all, in the order in which they ended.
     """
     episodes = run.episodes.copy()
     episodes["trial"] = episodes["environment"] % trials_of(run)
     episodes["number"] = episodes.groupby("trial").cumcount()
-    whole = int(episodes.groupby("trial").size().min())
-    table = episodes[episodes["number"] < whole].sort_values(["trial", "number"])
-    returns, lengths = (table[name].to_numpy(np.float64).reshape(-1, whole) for name in ("return", "length"))
+    complete = int(episodes.groupby("trial").size().min())
+    table = episodes[episodes["number"] < complete].sort_values(["trial", "number"])
+    returns, lengths = (table[name].to_numpy(np.float64).reshape(-1, complete) for name in ("return", "length"))
     return returns, lengths
 
 
@@ -52,9 +52,9 @@ def trials(configurations: Sequence[Configuration]) -> Figure:
     for index, each in enumerate(filter(has_trials, configurations)):
         runs = [by_episode(run) for run in each.counted if len(run.episodes)]
         for axes, columns in zip(panels, zip(*runs, strict=True), strict=True):
-            whole = min(column.shape[1] for column in columns)
-            values = np.concatenate([column[:, :whole] for column in columns])
-            x, mean = np.arange(1, whole + 1), values.mean(0)
+            complete = min(column.shape[1] for column in columns)
+            values = np.concatenate([column[:, :complete] for column in columns])
+            x, mean = np.arange(1, complete + 1), values.mean(0)
             margin = STANDARD_ERRORS * values.std(0, ddof=1) / np.sqrt(len(values))
             color, stroke = style_of(index)
             label = f"{each.label} ({len(values)} trials)"

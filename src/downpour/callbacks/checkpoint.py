@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from downpour.callbacks.recorder import gather
 from downpour.checkpoints import LAST, PARTIAL, capture_rank, install, mark_best, restore_rank, sync
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
-from downpour.strategies import Parallelism
+from downpour.strategies import Parallelism, parallelism
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -119,8 +118,7 @@ class Checkpoint(Callback):
             mine["strategy"] = {"name": trainer.strategy.name, **trainer.strategy.capture()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
         checkpoint["step"] = data.step
-        everyone = getattr(trainer.strategy, "gather_states", lambda mine: gather([mine]))
-        checkpoint["ranks"] = everyone(mine)
+        checkpoint["ranks"] = parallelism(trainer.strategy).gather_states(mine)
         checkpoint["replicas"] = self.run.replicas
         for name in files[0] if files and trainer.is_global_zero else ():
             sync(self.run.directory / f"{name}.csv")  # the checkpoint relies on these rows

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch import Callback
 
 from downpour.algorithms.base import Algorithm
@@ -14,7 +13,7 @@ from downpour.config import PositiveInt
 from downpour.data.collector import Episode
 from downpour.loggers.files import RunFiles
 from downpour.run import Run
-from downpour.strategies import Parallelism
+from downpour.strategies import Parallelism, parallelism
 
 
 class Recorder(Callback):
@@ -61,9 +60,8 @@ class Recorder(Callback):
         groups = trainer.optimizers[0].param_groups if trainer.optimizers else []
         if groups and "base_lr" in groups[0]:  # the learning rate follows a schedule
             metrics["train/learning_rate"] = float(groups[0]["lr"])
-        everyone = getattr(trainer.strategy, "gather", gather)
         seen = data.take_episodes() if self.run.is_replica_leader else []
-        episodes = [Episode(*each) for each in everyone(seen)]
+        episodes = [Episode(*each) for each in parallelism(trainer.strategy).gather(seen)]
         if episodes:
             episodes.sort(key=lambda episode: (episode.env_steps, episode.environment))
             self.episodes += len(episodes)
@@ -81,7 +79,7 @@ class Recorder(Callback):
         now = time.perf_counter()
         elapsed, steps = now - self._clock, step - self._clock_step
         self._clock, self._clock_step = now, step
-        by_strategy = trainer.strategy.seconds if isinstance(trainer.strategy, Parallelism) else {}
+        by_strategy = parallelism(trainer.strategy).seconds
         learning = algorithm.learning_seconds - sum(by_strategy.values())  # which is part of the gradient steps
         spent = {**trainer.datamodule.seconds, "learning": learning, **by_strategy}
         shares = {name: (total - self._seconds.get(name, 0.0)) / elapsed for name, total in spent.items()}
@@ -114,12 +112,3 @@ def means(values: Mapping[str, Any]) -> dict[str, float]:
         asked = torch.stack([found[name].double() for name in there]).cpu()
         found |= dict(zip(there, asked, strict=True))
     return {name: float(mean) for name, mean in found.items()}
-
-
-def gather(items: list[Any]) -> list[Any]:
-    """The items of all ranks, in rank order."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return items
-    parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]

@@ -39,7 +39,7 @@ class Validation(Callback):
         metrics = {f"eval/{name}": value for name, value in pl_module.evaluate(data.split("validation")).items()}
         predictions = None
         if data.finished or trainer.should_stop or self._stops(trainer, metrics):
-            if self.picture and getattr(pl_module, "classes", None):
+            if self.picture and pl_module.classes:
                 predictions = pl_module.predict(data.split("test"))
                 found = pl_module.judge(*predictions)
             else:

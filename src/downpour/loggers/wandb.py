@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from downpour import directory as directories
 from downpour.config import ConfigError
+from downpour.failures import Stopped
 from downpour.run import Run
 
 log = logging.getLogger(__name__)
@@ -170,4 +171,6 @@ def exit_code(status: str, error: BaseException | None) -> int:
         return 0
     if isinstance(error, KeyboardInterrupt):
         return 128 + signal.SIGINT
-    return 128 + getattr(error, "signal_number", signal.SIGTERM) if status == "stopped" else 1
+    if status == "stopped":
+        return 128 + (error.signal_number if isinstance(error, Stopped) else signal.SIGTERM)
+    return 1

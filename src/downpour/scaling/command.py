@@ -1,4 +1,4 @@
-"""The command line of scaling measurements: its own settings, and those of `train.py` for what is run."""
+"""The command line of scaling measurements: its own settings, and those of `train.py` for the runs."""
 
 import contextlib
 import csv
@@ -51,20 +51,20 @@ class Settings:
 
 
 def main(typed: Sequence[str], defaults: Path) -> int:
-    """Run the command; returns its exit code: 0, 1 if nothing could be measured, 2 with one line on stderr for what a
-    person got wrong.
+    """Run the command; returns its exit code: 0; 1 if nothing could be measured; 2, with one line on stderr, for
+    invalid input.
 
     Args:
-        typed: what was typed after the command's name.
-        defaults: the YAML file with every setting of its own, its default and its meaning.
+        typed: the arguments of the command.
+        defaults: the YAML file with the settings of this command, their defaults and their meaning.
     """
     if show_help(typed, SUMMARY, defaults):
         return 0
     try:
         own = {line.partition(":")[0] for line in defaults.read_text().splitlines()}
-        mine = [each for each in typed if each.partition("=")[0] in own]
-        settings = Settings(**check_arguments(Settings, read_settings(mine, defaults, "strategy=ddp"), ""))
-        return measure(settings, [each for each in typed if each not in mine])
+        own_typed = [each for each in typed if each.partition("=")[0] in own]
+        settings = Settings(**check_arguments(Settings, read_settings(own_typed, defaults, "strategy=ddp"), ""))
+        return measure(settings, [each for each in typed if each not in own_typed])
     except ConfigError as error:
         print(f"scale: {error}", file=sys.stderr)
         return 2
@@ -73,10 +73,14 @@ def main(typed: Sequence[str], defaults: Path) -> int:
 
 
 def measure(settings: Settings, overrides: Sequence[str]) -> int:
-    """Run everything, write everything, print the table; returns the exit code."""
+    """Make all runs, write the results, print the table; returns the exit code.
+
+    Raises:
+        ConfigError: invalid settings, or the run of one process failed.
+    """
     from downpour.scaling import plan, results, table, variants
 
-    devices, sizes = _read(settings)
+    devices, sizes = _parse(settings)
     try:
         OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
         chosen, common = variants.read(settings.strategy, overrides)
@@ -94,17 +98,17 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     except OSError as error:
         raise ConfigError("out", out, f"cannot be written ({error.strerror}); choose another") from None
     rows = {case: results.Row(case, samples=tasks[case.size].steps * tasks[case.size].batch) for case in cases}
-    with contextlib.suppress(KeyboardInterrupt):  # then what there is by now is worth a table
-        _speeds(settings, tasks, rows)
-    whole = {row.case.size for row in rows.values() if row.case.strategy == plan.ALONE and row.rates}
-    measured = [row for row in rows.values() if row.case.size in whole]
+    with contextlib.suppress(KeyboardInterrupt):  # report what has been measured by then
+        _measure_speeds(settings, tasks, rows)
+    sizes_with_base = {row.case.size for row in rows.values() if row.case.strategy == plan.ALONE and row.rates}
+    measured = [row for row in rows.values() if row.case.size in sizes_with_base]
     if not any(row.rates for row in measured if row.case.strategy != plan.ALONE):
         why = next((row.failure for row in measured if row.failure), "stopped before a strategy had its turn")
         print(f"scale: nothing could be measured: {why}", file=sys.stderr)
         return 1
     results.compare(measured)
     if settings.accuracy is not None:
-        _learning(settings, tasks, rows, settings.accuracy)
+        _measure_accuracy(settings, tasks, rows, settings.accuracy)
     parts = [table.markdown(measured), table.legend(settings.scaling, settings.turns)]
     parts += [stale] if (stale := table.staleness(measured)) else []
     (out / "scale.csv").write_text(table.comma_separated(measured))
@@ -115,7 +119,7 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _read(settings: Settings) -> tuple[list[int], list[str]]:
+def _parse(settings: Settings) -> tuple[list[int], list[str]]:
     try:
         devices = sorted({int(count) for count in settings.devices.split(",")} - {1})
     except ValueError:
@@ -130,8 +134,8 @@ def _explain(error: Exception) -> str:
     return composition.explain(error) if not isinstance(error, OmegaConfBaseException) else str(error).splitlines()[0]
 
 
-def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
-    """Run every case in each turn."""
+def _measure_speeds(settings: Settings, tasks: Any, rows: Any) -> None:
+    """Measure the speed of every case in each turn."""
     from downpour.analysis.text import spaced
     from downpour.scaling import plan, results
 
@@ -141,14 +145,14 @@ def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
             if row.failure:
                 continue
             if settings.minutes is not None and time.monotonic() - begin > 60 * settings.minutes:
-                _say(f"{settings.minutes:g} minutes are over: no more runs")
+                _log(f"{settings.minutes:g} minutes are over: no more runs")
                 return
             with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
                 directory = Path(scratch) / "run"
                 row.failure = plan.run(list(plan.arguments(tasks[case.size], case, directory)))
                 if row.failure:
-                    _say(f"{case.name}: {row.failure}")
-                    if case.strategy == plan.ALONE:  # what everything is compared with
+                    _log(f"{case.name}: {row.failure}")
+                    if case.strategy == plan.ALONE:  # there is nothing to compare with
                         raise ConfigError(message=row.failure)
                     continue
                 results.add(row, directory)
@@ -156,68 +160,68 @@ def _speeds(settings: Settings, tasks: Any, rows: Any) -> None:
                     row.weights = results.weights(directory) if case.strategy == plan.ALONE else 0
                 if not row.samples:
                     row.samples = results.length(directory)
-            _say(f"turn {turn + 1}/{settings.turns} {case.name}: {spaced(row.rates[-1])} samples/s")
+            _log(f"turn {turn + 1}/{settings.turns} {case.name}: {spaced(row.rates[-1])} samples/s")
 
 
-def _learning(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:
-    """Run the task, and each strategy with each number of processes, to a fixed accuracy."""
+def _measure_accuracy(settings: Settings, tasks: Any, rows: Any, wanted: float) -> None:
+    """Train to a fixed accuracy: one process, and each strategy with each number of processes."""
     from downpour.scaling import plan, results
 
     first = next(iter(rows)).size
-    wholes = [case for case in rows if case.size == first and (case.strategy != plan.ALONE or case == next(iter(rows)))]
-    for case in wholes:
+    cases = [case for case in rows if case.size == first and (case.strategy != plan.ALONE or case == next(iter(rows)))]
+    for case in cases:
         row = rows[case]
         for seed in range(settings.seeds if not row.failure else 0):
             with tempfile.TemporaryDirectory(prefix="downpour-") as scratch:
                 directory = Path(scratch) / "run"
                 failure = plan.run(list(plan.to_accuracy(tasks[first], case, seed, directory)))
-                found = None if failure else results.reached(directory, tasks[first], wanted)
+                step = None if failure else results.reached(directory, tasks[first], wanted)
             row.seeds += 1
-            row.steps_to += [found] if found is not None else []
-            _say(f"{case.name} seed {seed}: {failure or f'reached {wanted:g} at step {found}'}")
+            row.steps_to += [step] if step is not None else []
+            _log(f"{case.name} seed {seed}: {failure or f'reached {wanted:g} at step {step}'}")
 
 
 def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
-    """Measure the link, fit, draw; returns what to say of the model."""
+    """Measure the machine, fit the cost model, draw the figures; returns the report of the model."""
     from downpour.scaling import model, pictures
 
-    said, fitted = [], None
+    texts, fitted_model = [], None
     if rows[0].case.batch:
-        _say("measuring all-reduces and pushes, to which the cost model is fitted")
+        _log("measuring all-reduces and pushes, to which the cost model is fitted")
         try:
-            machine = _machine(sorted({row.case.devices for row in rows} - {1}))
+            machine = _measure_machine(sorted({row.case.devices for row in rows} - {1}))
         except subprocess.CalledProcessError as error:
             why = (error.stderr or "").strip().rpartition("\n")[2]
-            said.append(f"No cost model: {' '.join(error.cmd[1:3])} failed: {why}")
+            texts.append(f"No cost model: {' '.join(error.cmd[1:3])} failed: {why}")
         else:
-            fitted = model.fit_model(rows, machine)
-            said.append(model.report(fitted, rows, settings.servers))
-            _write(out / "all_reduce.csv", ("ranks", "bytes", "seconds"), machine.all_reduce)
-            _write(out / "pushes.csv", ("workers", "servers", "bytes", "seconds"), machine.pushes)
+            fitted_model = model.fit_model(rows, machine)
+            texts.append(model.report(fitted_model, rows, settings.servers))
+            _write_csv(out / "all_reduce.csv", ("ranks", "bytes", "seconds"), machine.all_reduce)
+            _write_csv(out / "pushes.csv", ("workers", "servers", "bytes", "seconds"), machine.pushes)
     arguments = (settings.scaling, settings.servers, settings.predict)
-    pictures.efficiency(rows, fitted, *arguments, out / "efficiency.png")
+    pictures.efficiency(rows, fitted_model, *arguments, out / "efficiency.png")
     pictures.speed_up(rows, out / "speedup.png")
     if any(row.steps_to for row in rows):
         pictures.to_accuracy(rows, settings.accuracy or 0.0, out / "accuracy.png")
     if any(row.staleness for row in rows):
         pictures.staleness(rows, out / "staleness.png")
-    return said
+    return texts
 
 
-def _machine(counts: list[int]) -> Any:
-    """Measure this machine; of one number of ranks, also the double, on which the fit to that one can be tried."""
+def _measure_machine(counts: list[int]) -> Any:
+    """Measure this machine; with one number of ranks, also with twice as many, to test the fit on."""
     from downpour.scaling import link, model, pushes
     from downpour.trainer import cores
 
-    unseen = [2 * counts[-1]] if len(counts) == 1 else []
-    times, computing = link.measure([1, *counts, *unseen])
+    held_out = [2 * counts[-1]] if len(counts) == 1 else []
+    times, computing = link.measure([1, *counts, *held_out])
     return model.Machine(cores(), times, computing, link.adding_time(), pushes.measure())
 
 
-def _write(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
     with open(path, "w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([head, *rows])
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

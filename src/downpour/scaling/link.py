@@ -1,4 +1,4 @@
-"""What an all-reduce costs on this machine, and how far processes that do not communicate slow each other down."""
+"""Measures all-reduces on this machine, and how much processes that do not communicate slow each other down."""
 
 import ctypes
 import json
@@ -17,29 +17,36 @@ import torch
 import torch.distributed as dist
 
 FITTED = (4_000, 40_000, 400_000, 4_000_000)  # bytes
-HELD_OUT = (16_000, 160_000, 1_600_000)  # that the model is tried on
+HELD_OUT = (16_000, 160_000, 1_600_000)  # on which the model is tested
 SIZES = FITTED + HELD_OUT
 REPEATS = 30
-WIDTH, BATCH = 512, 128  # of the network that every rank trains by itself
-PATIENCE = 300  # seconds until processes that do not answer are given up
+WIDTH, BATCH = 512, 128  # of the network that every rank trains on its own
+PATIENCE = 300  # timeout of a measurement, in seconds
 
 
 def measure(
     counts: Sequence[int], repeats: int = REPEATS
 ) -> tuple[list[tuple[int, float, float]], dict[int, list[float]]]:
-    """Over gloo on the loopback, one thread a rank, for each number of ranks: (ranks, bytes, median seconds of an
-    all-reduce); and ranks -> seconds of gradient steps of a small network on one rank, while all make such steps and do
-    not communicate.
+    """Measure all-reduces and gradient steps for each number of ranks: gloo on the loopback, one thread per rank.
+
+    Returns:
+        (ranks, bytes, median seconds) of all-reduces; and ranks -> seconds of each gradient step of a small network on
+        rank 0, while all ranks make such steps without communicating.
+
+    Raises:
+        CalledProcessError: the measurement failed.
     """
     times, computing = [], {}
     for ranks, seconds, steps in fresh(__name__, list(counts), repeats):
-        times += [(ranks, float(size), found) for size, found in zip(SIZES, seconds, strict=True)]
+        times += [(ranks, float(size), median) for size, median in zip(SIZES, seconds, strict=True)]
         computing[ranks] = steps
     return times, computing
 
 
 def fresh(module: str, *arguments: Any) -> Any:
-    """What the command `python -m module` prints, as JSON: it imports what it needs once, and then forks.
+    """Run `python -m module` with arguments as JSON, and parse what it prints as JSON.
+
+    In a new process, because the measurements fork theirs: that is cheaper than importing Torch in each of them.
 
     Raises:
         CalledProcessError: it failed.
@@ -66,39 +73,39 @@ def _measure(ranks: int, repeats: int) -> tuple[int, list[float], list[float]]:
 
 
 def end_with_parent() -> None:
-    """A measurement that is killed leaves no process behind (on Linux)."""
+    """Have this process killed when its parent ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _rank(rank: int, ranks: int, meeting: str, repeats: int, answers: Any) -> None:
+def _rank(rank: int, ranks: int, rendezvous: str, repeats: int, answers: Any) -> None:
     end_with_parent()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
     step = _gradient_step()
     _seconds(step)
     dist.barrier()
     computing = [_seconds(step) for _ in range(5 * repeats)]
     dist.barrier()
-    found = all_reduces(SIZES, repeats)
+    medians = all_reduces(SIZES, repeats)
     if rank == 0:
-        answers.put((found, computing))
+        answers.put((medians, computing))
     dist.barrier()
     dist.destroy_process_group()
 
 
 def all_reduces(sizes: Sequence[int], repeats: int = REPEATS) -> list[float]:
-    """Median seconds of an all-reduce of each size, in bytes, by the ranks of this process's group; all must ask."""
-    found = []
+    """Median seconds of an all-reduce of each size, in bytes, in the default process group (a collective)."""
+    medians = []
     for size in sizes:
         values = torch.zeros(size // 4)
         seconds = [_seconds(lambda: dist.all_reduce(values), before=dist.barrier) for _ in range(repeats + 3)]  # noqa: B023
-        found.append(statistics.median(seconds[3:]))
-    return found
+        medians.append(statistics.median(seconds[3:]))
+    return medians
 
 
 def adding_time(size: int = 4_000_000) -> float:
-    """Seconds to add up a byte of gradients."""
+    """Seconds per byte to add gradients."""
     total, values = torch.zeros(size // 4), torch.ones(size // 4)
     return statistics.median([_seconds(lambda: total.add_(values)) for _ in range(REPEATS)]) / size
 

@@ -1,4 +1,4 @@
-"""The cost model of a measurement: fitted to some of it, tried on the rest, and carried on to thousands of ranks."""
+"""The cost model of a scaling measurement: fitted to a part, tested on the rest, extrapolated to thousands of ranks."""
 
 import math
 import statistics
@@ -15,18 +15,18 @@ from downpour.scaling.plan import ALONE
 from downpour.scaling.pushes import WORKERS, Pushes
 from downpour.scaling.results import Row
 
-BYTES = 4  # of a weight, or of its gradient
+BYTES = 4  # per weight, and per element of its gradient
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What was measured of this machine beside the runs.
+    """Measurements of this machine, besides the runs.
 
     Attributes:
-        cores: it has.
-        all_reduce: (ranks, bytes, seconds).
-        computing: ranks -> seconds of steps of one rank while all make such steps; of one rank by itself too.
-        gamma: seconds to add up a byte.
+        cores: number of cores.
+        all_reduce: (ranks, bytes, seconds) of all-reduces.
+        computing: ranks -> seconds of each step of one rank while all make such steps, including a single rank.
+        gamma: seconds per byte to add gradients.
         pushes: to parameter servers.
     """
 
@@ -39,112 +39,116 @@ class Machine:
 
 @dataclass(frozen=True)
 class Model:
-    """What was fitted.
+    """The fitted cost model.
 
     Attributes:
-        has: cores of this machine.
-        link: alpha and beta from all-reduces of `fitted` ranks; gamma measured by itself.
+        machine_cores: cores of this machine.
+        link: alpha and beta from all-reduces of `fitted` ranks; gamma measured separately.
         server: from pushes of few workers.
-        straggle: mean delay of a rank, in parts of its fastest step, from ranks that do not communicate.
-        overhead: seconds of a synchronous step that the rest does not explain: hooks, buckets, waking up.
-        compute: size -> (seconds a step, seconds a sample) of one process.
-        fitted: numbers of ranks that it was fitted to.
-        errors: what it was not fitted to -> median relative error of its predictions of that, and how many they are.
-        cores: ranks that this machine lets compute as fast as one alone. Fewer than it has, where they share caches,
-            memory or what lies beneath a virtual core.
+        straggle: mean delay of a rank relative to its fastest step, from ranks that do not communicate.
+        overhead: seconds per synchronous step that the rest does not explain: hooks, buckets, waking up.
+        compute: size -> (seconds per step, seconds per sample) of one process.
+        fitted: the numbers of ranks to which the model was fitted.
+        effective_cores: ranks that this machine can run as fast as a single one; fewer than `machine_cores` where cores
+            share caches, memory or hardware threads.
+        errors: kind of held-out measurements -> (median relative error of the predictions, number of measurements).
     """
 
-    has: int
+    machine_cores: int
     link: Link
     server: Server
     straggle: float
     overhead: float
     compute: dict[str, tuple[float, float]]
     fitted: list[int]
-    cores: float
+    effective_cores: float
     errors: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def step(
         self, size: str, weights: int, batch: float, ranks: int, *, how: str = "ring", shared: bool = True
     ) -> float:
-        """Seconds a synchronous gradient step.
+        """Seconds per synchronous gradient step.
 
         Args:
             batch: samples of each rank.
-            shared: all ranks are on this machine, and share its cores.
+            how: algorithm of the all-reduce, one of `ALL_REDUCE`.
+            shared: all ranks are on this machine, and share its cores; otherwise each has its own machine.
         """
-        fastest = self.of_one(size, batch) / (1 + self.straggle) * (self._crowd(ranks) if shared else 1.0)
-        link = self.link_of(ranks) if shared else self.link
+        fastest = self.one_process(size, batch) / (1 + self.straggle) * (self._slowdown(ranks) if shared else 1.0)
+        link = self.shared_link(ranks) if shared else self.link
         seconds = synchronous(fastest, link, ranks, BYTES * weights, straggle=self.straggle, how=how)
         return seconds + self.overhead * (ranks > 1)
 
-    def link_of(self, ranks: int) -> Link:
-        """On this machine, whose cores do the work of the link too: more ranks than cores take turns."""
-        return crowded(self.link, ranks / self.has)
+    def shared_link(self, ranks: int) -> Link:
+        """The link on this machine, whose cores do its work too: more ranks than cores take turns."""
+        return crowded(self.link, ranks / self.machine_cores)
 
-    def _crowd(self, ranks: int) -> float:
-        return max(1.0, ranks / self.cores)
+    def _slowdown(self, ranks: int) -> float:
+        """Factor by which ranks that share the cores of this machine slow each other down."""
+        return max(1.0, ranks / self.effective_cores)
 
-    def of_one(self, size: str, batch: float) -> float:
-        """Seconds a gradient step of one process."""
+    def one_process(self, size: str, batch: float) -> float:
+        """Seconds per gradient step of one process."""
         each, sample = self.compute[size]
         return each + sample * batch
 
     def server_rate(
         self, size: str, weights: int, batch: float, ranks: int, servers: int, *, shared: bool = False
     ) -> float:
-        """Updates a second of asynchronous gradient descent, simulated.
+        """Updates per second of asynchronous gradient descent, simulated.
 
         Args:
             shared: all ranks are on this machine, and share its cores with the servers.
         """
-        n, crowd = BYTES * weights, self._crowd(ranks) if shared else 1.0
-        fastest, busy = crowd * self.of_one(size, batch) / (1 + self.straggle), self.server.busy(n, servers)
+        n, crowd = BYTES * weights, self._slowdown(ranks) if shared else 1.0
+        fastest, busy = crowd * self.one_process(size, batch) / (1 + self.straggle), self.server.busy(n, servers)
         found = simulate(fastest, ranks, busy, delay=crowd * self.server.own(n, servers), straggle=self.straggle)
         return found.rate
 
     def server_pays_to(self, size: str, weights: int, batch: float, servers: int) -> float:
-        """Ranks from which on the servers are never idle."""
+        """The number of ranks from which on the servers are saturated."""
         n = BYTES * weights
-        return stops_paying(self.of_one(size, batch), self.server.busy(n, servers), self.server.own(n, servers))
+        return stops_paying(self.one_process(size, batch), self.server.busy(n, servers), self.server.own(n, servers))
 
 
 def crowded(link: Link, turns: float) -> Link:
-    """What the link is where each core serves `turns` ranks, if that is more than one."""
+    """The link where each core serves `turns` ranks, if that is more than one."""
     turns = max(1.0, turns)
     return Link(turns * link.alpha, turns * link.beta, turns * link.gamma)
 
 
 def fit_model(rows: Sequence[Row], machine: Machine) -> Model:
-    """Fit to some of what was measured, and predict the rest.
+    """Fit the model to a part of the measurements, and predict the rest.
 
-    Held out are the all-reduces of some sizes; the largest number of ranks that have a core each, where there are two
-    such numbers beside one process; and all numbers of ranks that share cores, unless there are no others. Pushes are
-    those of one and two workers.
+    Held out are: the all-reduces of some sizes; the largest number of ranks that have a core each, if there is another
+    such number above one; numbers of ranks that share cores, unless there are no others; pushes of more than two
+    workers.
 
     Args:
-        rows: of the scaling measurement; those whose copies of the model step together tell of the overhead.
+        rows: of the scaling measurement; the synchronous ones determine the overhead.
     """
-    has = machine.cores
+    machine_cores = machine.cores
     counts = sorted({r for r, _, _ in machine.all_reduce if r > 1})
-    alike = [r for r in counts if r <= has] or counts[:1]
-    fitted = alike[:-1] or alike
-    reduced = [(r, n, t / max(1.0, r / has)) for r, n, t in machine.all_reduce if r in fitted and n not in HELD_OUT]
+    uncrowded = [r for r in counts if r <= machine_cores] or counts[:1]
+    fitted = uncrowded[:-1] or uncrowded
+    reduced = [
+        (r, n, t / max(1.0, r / machine_cores)) for r, n, t in machine.all_reduce if r in fitted and n not in HELD_OUT
+    ]
     mean = {r: statistics.fmean(seconds) for r, seconds in machine.computing.items()}
-    cores = has * min([1.0, *(mean[1] / mean[r] * max(1, r / has) for r in fitted)])
-    late = machine.computing[fitted[-1]]
+    effective_cores = machine_cores * min([1.0, *(mean[1] / mean[r] * max(1, r / machine_cores) for r in fitted)])
+    delayed = machine.computing[fitted[-1]]
     model = Model(
-        has=has,
+        machine_cores=machine_cores,
         link=fit(reduced, machine.gamma),
-        server=fit_server([push for push in machine.pushes if push[0] in WORKERS], has),
-        straggle=statistics.fmean(late) / min(late) - 1,
+        server=fit_server([push for push in machine.pushes if push[0] in WORKERS], machine_cores),
+        straggle=statistics.fmean(delayed) / min(delayed) - 1,
         overhead=0.0,
         compute={size: _compute([r for r in rows if r.case.size == size]) for size in {r.case.size for r in rows}},
         fitted=fitted,
-        cores=cores,
+        effective_cores=effective_cores,
     )
     if seen := [r for r in _synchronous(rows) if r.case.devices in fitted]:
-        # the overhead that makes the squares of the relative errors least
+        # least squares of the relative errors
         missing = sum((1 - _predicted(model, r) / r.step) / r.step for r in seen)
         model = replace(model, overhead=max(0.0, missing / sum(1 / r.step**2 for r in seen)))
     return replace(model, errors=_errors(model, rows, machine))
@@ -157,16 +161,16 @@ def _errors(model: Model, rows: Sequence[Row], machine: Machine) -> dict[str, tu
         found.setdefault(what, []).append(abs(predicted / measured - 1))
 
     def of(ranks: int) -> str:
-        return f"N = {ranks}" + (f", which share {model.has} core(s)" if ranks > model.has else "")
+        return f"N = {ranks}" + (f", which share {model.machine_cores} core(s)" if ranks > model.machine_cores else "")
 
     for ranks, size, seconds in machine.all_reduce:
         if ranks in model.fitted and size in HELD_OUT:
-            add(f"all-reduce, sizes not fitted, {of(ranks)}", ring(model.link_of(ranks), ranks, size), seconds)
+            add(f"all-reduce, sizes not fitted, {of(ranks)}", ring(model.shared_link(ranks), ranks, size), seconds)
         elif ranks > 1 and ranks not in model.fitted:
-            add(f"all-reduce, {of(ranks)}", ring(model.link_of(ranks), ranks, size), seconds)
+            add(f"all-reduce, {of(ranks)}", ring(model.shared_link(ranks), ranks, size), seconds)
     for workers, servers, size, seconds in machine.pushes:
         if workers not in WORKERS:
-            add(f"pushes, {of(workers)}", model.server.seconds(workers, size, servers, model.has), seconds)
+            add(f"pushes, {of(workers)}", model.server.seconds(workers, size, servers, model.machine_cores), seconds)
     for r in _synchronous(rows):
         if r.case.devices not in model.fitted:
             add(f"synchronous step, {of(r.case.devices)}", _predicted(model, r), r.step)
@@ -179,7 +183,7 @@ def _errors(model: Model, rows: Sequence[Row], machine: Machine) -> dict[str, tu
 
 
 def _synchronous(rows: Sequence[Row]) -> list[Row]:
-    """All-reduces of all gradients at each step, as the model has it: nothing is known of other variants."""
+    """The rows that the model describes: an all-reduce of all gradients in each step, no options of the strategy."""
     together = [r for r in rows if 1 < r.case.devices == r.case.together and math.isfinite(r.step)]
     return [r for r in together if _plain(r.case.strategy)]
 
@@ -193,7 +197,7 @@ def _predicted(model: Model, row: Row) -> float:
 
 
 def _compute(rows: Sequence[Row]) -> tuple[float, float]:
-    """Seconds a step and a sample, neither negative; of one batch size only, all of it goes by the sample."""
+    """(seconds per step, seconds per sample), neither negative; with one batch size, all time is per sample."""
     alone = {r.case.batch: r.step for r in rows if r.case.strategy == ALONE and math.isfinite(r.step)}
     if len(alone) < 2:
         return 0.0, next((step / batch for batch, step in alone.items()), math.nan)
@@ -203,7 +207,7 @@ def _compute(rows: Sequence[Row]) -> tuple[float, float]:
 
 
 def report(model: Model, rows: Sequence[Row], servers: int) -> str:
-    """What was fitted, how far off it is, and where a parameter server stops paying."""
+    """The fitted parameters, the errors on held-out measurements, and where a parameter server is saturated."""
     link, server = model.link, model.server
     lines = [
         f"Fitted to N = {' and '.join(map(str, model.fitted))}: an all-reduce has alpha {1e6 * link.alpha:.1f} us "
@@ -211,7 +215,7 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
         f"gamma {1e9 * link.gamma:.3f} ns per byte reduced. A rank is delayed by {100 * model.straggle:.0f} % of "
         f"its fastest step on average; a synchronous step has",
         f"{1e3 * model.overhead:.2f} ms of overhead. Ranks that do not communicate compute as fast as "
-        f"{model.cores:.2f} cores would: E_N is at most {_most(model)}.",
+        f"{model.effective_cores:.2f} cores would: E_N is at most {_efficiency_limit(model)}.",
         f"A push (fitted to N = 1 and 2) keeps a server busy for {1e6 * server.alpha:.1f} us and "
         f"{1e9 * server.beta:.3f} ns per byte of its shard,",
         f"and its worker for {1e6 * server.own_alpha:.1f} us per server and {1e9 * server.own_beta:.3f} ns per byte.",
@@ -230,18 +234,18 @@ def report(model: Model, rows: Sequence[Row], servers: int) -> str:
     return "\n".join(lines)
 
 
-def _most(model: Model) -> str:
-    return ", ".join(f"{min(1.0, model.cores / r):.2f} (N = {r})" for r in model.fitted)
+def _efficiency_limit(model: Model) -> str:
+    return ", ".join(f"{min(1.0, model.effective_cores / r):.2f} (N = {r})" for r in model.fitted)
 
 
 def curves(model: Model, row: Row, scaling: str, servers: int, most: int) -> tuple[list[int], dict[str, list[float]]]:
-    """E_N predicted for 1, 2, 4, ... ranks on machines of their own: (ranks, name -> efficiencies)."""
+    """Predicted E_N of 1, 2, 4, ... ranks, each on its own machine: (ranks, name -> efficiencies)."""
     size, weights, batch = row.case.size, row.weights, row.case.batch
     ranks = [2**k for k in range(int(math.log2(most)) + 1)]
     if scaling == "strong":
         ranks = [n for n in ranks if n <= batch]
     share: Callable[[int], float] = (lambda n: batch / n) if scaling == "strong" else (lambda n: batch)
-    one = model.of_one(size, batch)
+    one = model.one_process(size, batch)
     found: dict[str, list[float]] = {}
     for how in ALL_REDUCE:
         steps = [model.step(size, weights, share(n), n, how=how, shared=False) for n in ranks]

@@ -1,4 +1,4 @@
-"""The pictures of a scaling measurement."""
+"""The figures of a scaling measurement."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,16 +15,18 @@ from downpour.scaling.results import Row
 
 
 def by_strategy(rows: Sequence[Row], size: str) -> dict[str, list[Row]]:
-    """Rows of one size by strategy, the number of processes rising; one process comes first in each."""
-    mine = [r for r in rows if r.case.size == size and r.rates]
-    (one, *_) = [r for r in mine if r.case.strategy == ALONE]
-    names = dict.fromkeys(r.case.strategy for r in mine if r.case.strategy != ALONE)
-    chosen = {name: [r for r in mine if r.case.strategy == name] for name in names}
+    """Strategy -> its measured rows of one size, by number of processes, after the row of one process."""
+    of_size = [r for r in rows if r.case.size == size and r.rates]
+    (one, *_) = [r for r in of_size if r.case.strategy == ALONE]
+    names = dict.fromkeys(r.case.strategy for r in of_size if r.case.strategy != ALONE)
+    chosen = {name: [r for r in of_size if r.case.strategy == name] for name in names}
     return {name: [one, *sorted(members, key=lambda r: r.case.devices)] for name, members in chosen.items()}
 
 
 def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: int, most: int, path: Path) -> Path:
-    """E_N as measured (of the first size), with the model's; then the model's curves to `most` and published points."""
+    """Draw E_N of the first size, measured and modelled; beside it the model's curves to `most` ranks, and published
+    points.
+    """
     size = rows[0].case.size
     groups = by_strategy(rows, size)
     figure = figure_of(10.0, 4.6)
@@ -34,8 +36,8 @@ def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: 
         x, y = [r.case.devices for r in members], [r.efficiency for r in members]
         low = [r.efficiency - min(r.efficiencies) for r in members]
         high = [max(r.efficiencies) - r.efficiency for r in members]
-        said = f"{variants.label(name)}, measured"
-        measured.errorbar(x, y, [low, high], color=color, marker="o", capsize=3, linewidth=1.8, label=said)
+        label = f"{variants.label(name)}, measured"
+        measured.errorbar(x, y, [low, high], color=color, marker="o", capsize=3, linewidth=1.8, label=label)
     if model is not None:
         most_here = max(r.case.devices for r in rows)
         base = next(r for r in rows if r.case.size == size)
@@ -51,15 +53,15 @@ def efficiency(rows: Sequence[Row], model: Model | None, scaling: str, servers: 
             predicted.plot(point.ranks, point.efficiency, color=GREY, marker="x", linestyle="")
             place = (point.ranks, point.efficiency)
             predicted.annotate(point.label, place, (4, 4 if index % 2 else -9), textcoords="offset points", fontsize=7)
-    _processes(measured, "E_N = T / (N T_N)", f"{scaling} scaling, this machine")
-    _processes(predicted, "", "the model, a machine a rank; x: published")
+    _label_axes(measured, "E_N = T / (N T_N)", f"{scaling} scaling, this machine")
+    _label_axes(predicted, "", "the model, a machine a rank; x: published")
     measured.set_ylim(0, max(1.1, 1.05 * max(r.efficiency for r in rows if r.rates)))
     dress(figure)
     return save(figure, path)
 
 
 def speed_up(rows: Sequence[Row], path: Path) -> Path:
-    """T / T_N against N, a curve a model, a panel a strategy: Dean et al. 2012, Figure 3."""
+    """Draw T / T_N against N, one curve per model size, one panel per strategy: Dean et al. 2012, Figure 3."""
     sizes = list(dict.fromkeys(r.case.size for r in rows))
     strategies = list(dict.fromkeys(r.case.strategy for r in rows if r.case.strategy != ALONE))
     figure = figure_of(max(5.0, 4.0 * len(strategies)), 4.4)
@@ -74,34 +76,34 @@ def speed_up(rows: Sequence[Row], path: Path) -> Path:
             axes.plot(x, [r.case.devices * r.efficiency for r in members], stroke, color=color, marker="o", label=label)
         most = max(r.case.devices for r in rows)
         axes.plot([1, most], [1, most], color=GREY, linewidth=0.8, linestyle=":", label="ideal")
-        _processes(axes, "" if place else "speed-up T / T_N", variants.label(strategy))
+        _label_axes(axes, "" if place else "speed-up T / T_N", variants.label(strategy))
     dress(figure)
     return save(figure, path)
 
 
 def to_accuracy(rows: Sequence[Row], wanted: float, path: Path) -> Path:
-    """Time, and samples, to a fixed accuracy against N: Dean et al. 2012, Figure 5."""
+    """Draw the time, and the samples, to a fixed accuracy against N: Dean et al. 2012, Figure 5."""
     figure = figure_of(9.0, 4.4)
     left, right = figure.subplots(1, 2)
     for index, (strategy, members) in enumerate(by_strategy(rows, rows[0].case.size).items()):
         color, stroke = style_of(index)
-        there = [r for r in members if r.steps_to]
-        x = [r.case.devices for r in there]
-        left.plot(x, [r.seconds_to for r in there], stroke, color=color, marker="o", label=variants.label(strategy))
-        right.plot(x, [r.samples_to for r in there], stroke, color=color, marker="o", label=variants.label(strategy))
+        reached = [r for r in members if r.steps_to]
+        x = [r.case.devices for r in reached]
+        left.plot(x, [r.seconds_to for r in reached], stroke, color=color, marker="o", label=variants.label(strategy))
+        right.plot(x, [r.samples_to for r in reached], stroke, color=color, marker="o", label=variants.label(strategy))
     for axes, name in ((left, "seconds"), (right, "samples")):
-        _processes(axes, f"{name} to {wanted:g}", "")
+        _label_axes(axes, f"{name} to {wanted:g}", "")
         axes.set_ylim(bottom=0)
     dress(figure)
     return save(figure, path)
 
 
 def staleness(rows: Sequence[Row], path: Path) -> Path:
-    """How many updates by others passed between a fetch and its gradient's arrival, as parts of all updates."""
-    stale = [r for r in rows if r.staleness]
+    """Draw the distribution of the staleness: updates between a worker's fetch and the arrival of its gradient."""
+    measured = [r for r in rows if r.staleness]
     figure = figure_of(6.0, 4.2)
     axes = figure.subplots()
-    for index, r in enumerate(stale):
+    for index, r in enumerate(measured):
         color, stroke = style_of(index)
         total = sum(r.staleness.values())
         label = f"{variants.label(r.case.strategy)}, {r.case.devices} processes {r.case.size}"
@@ -113,7 +115,7 @@ def staleness(rows: Sequence[Row], path: Path) -> Path:
     return save(figure, path)
 
 
-def _processes(axes: Axes, ylabel: str, title: str) -> None:
+def _label_axes(axes: Axes, ylabel: str, title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xlabel("processes N")
     axes.set_ylabel(ylabel)

@@ -1,4 +1,4 @@
-"""Which runs a measurement is made of, and making them."""
+"""The runs of a scaling measurement."""
 
 import subprocess
 import sys
@@ -16,26 +16,26 @@ from downpour.scaling import variants
 from downpour.strategies import parallelism
 from downpour.validation import validate
 
-DOOR = Path(__file__).resolve().parents[2] / "train.py"
-SEGMENTS = 6  # rows of timing.csv; the first is left out
-EVALUATIONS = 40  # of a run to a fixed accuracy
+ENTRY_POINT = Path(__file__).resolve().parents[2] / "train.py"
+SEGMENTS = 6  # rows of timing.csv per run; the first is left out, as warm-up
+EVALUATIONS = 40  # per run to a fixed accuracy
 ALONE = "one process"
 Scaling = Literal["weak", "strong"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run.
+    """One of the runs to measure.
 
     Attributes:
-        strategy: a variant (see `variants.read`); `ALONE` for one process without one.
-        devices: processes that compute.
-        size: overrides that make the model.
-        batch: samples of a gradient step of each copy of the model.
-        steps: gradient steps that the run counts; 0 where it counts environment steps, which the processes share.
-        together: copies of the model that make each counted step, all with samples of their own.
-        copies: of the model, those that go at their own pace included.
-        servers: processes that keep the parameters beside them.
+        strategy: a variant (see `variants.read`); `ALONE` for one process without a strategy.
+        devices: N, the number of processes that compute.
+        size: overrides that define the size of the model.
+        batch: samples per gradient step of each replica.
+        steps: length in gradient steps; 0 for a run that counts environment steps, which the processes share.
+        together: replicas that make each counted step together, each with its own samples.
+        copies: all replicas, including asynchronous ones.
+        servers: parameter servers, in addition to `devices`.
     """
 
     strategy: str
@@ -49,24 +49,25 @@ class Case:
 
     @property
     def samples(self) -> int:
-        """Of a counted step."""
+        """Samples per counted step."""
         return self.batch * self.together if self.steps else 1
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the run in messages."""
         words = (variants.label(self.strategy), f"N={self.devices} batch={self.batch}", self.size)
         return " ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is run: settings for `train.py`, and how they are divided.
+    """The training task that is measured, for one process.
 
     Attributes:
-        steps: gradient steps of one process; 0 where the run counts environment steps.
-        batch: samples of its gradient step.
-        monitor, maximize: the metric that chooses the best checkpoint, and whether more of it is better.
+        overrides: settings of `train.py`.
+        steps: gradient steps; 0 for a run that counts environment steps.
+        batch: samples per gradient step.
+        monitor, maximize: the metric that selects the best checkpoint, and whether higher is better.
     """
 
     overrides: tuple[str, ...]
@@ -76,10 +77,10 @@ class Task:
     maximize: bool
 
     def case(self, strategy: str, devices: int, size: str, scaling: Scaling) -> Case:
-        """The run of `devices` processes: the same number of samples in all.
+        """The run of `devices` processes, with the same number of samples in total.
 
         Raises:
-            ConfigError: the batch does not divide, or the strategy does not go with the rest.
+            ConfigError: the batch cannot be divided, or the strategy is not compatible with the task.
         """
         together, copies, servers = _copies((*self.overrides, *chosen(strategy, devices)))
         if not self.steps:
@@ -96,22 +97,22 @@ class Task:
 
 
 def chosen(strategy: str, devices: int) -> tuple[str, ...]:
-    """The overrides that have a number of processes work by a strategy."""
-    if strategy == ALONE:  # said aloud, for the trainer that was chosen may have several processes
+    """The overrides that select a strategy and a number of processes."""
+    if strategy == ALONE:  # explicitly, as the trainer option in use may have several processes
         return ("strategy=auto", "trainer.devices=1")
     return (*variants.arguments(strategy), f"trainer.devices={devices}")
 
 
 def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
-    """Copies of the model that make a counted step together, all that there are, and servers."""
+    """(replicas that make a step together, all replicas, servers) of a configuration; see `Case`."""
     config = validate(resolved(overrides))
     hardware = build(config["trainer"])
-    ours, ranks = parallelism(build_strategy(config, hardware)), hardware.world_size
-    return ours.in_step(ranks), ranks // ours.ranks_per_replica, ours.servers
+    parallel, ranks = parallelism(build_strategy(config, hardware)), hardware.world_size
+    return parallel.in_step(ranks), ranks // parallel.ranks_per_replica, parallel.servers
 
 
 def resolved(overrides: Sequence[str]) -> dict[str, Any]:
-    """The configuration that `train.py` would have."""
+    """The configuration that `train.py` would compose from overrides."""
     composition: Any = OmegaConf.to_container(composed(overrides))
     del composition["hydra"]
     plain: Any = OmegaConf.to_container(OmegaConf.create(composition), resolve=True)
@@ -119,7 +120,7 @@ def resolved(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def task(overrides: Sequence[str], size: str) -> Task:
-    """What the settings, and those of a size, come to."""
+    """The task that the overrides, with those of a model size, define."""
     typed = (*overrides, *size.split())
     config = resolved(typed)
     checkpoint = config["callbacks"].get("checkpoint", {})
@@ -128,7 +129,7 @@ def task(overrides: Sequence[str], size: str) -> Task:
 
 
 def cases(each: Task, strategies: Sequence[str], devices: Sequence[int], size: str, scaling: Scaling) -> list[Case]:
-    """One process, each strategy with each number of them, and one process with the batch that each of those has."""
+    """The runs of a task: one process with each batch size in use, and each strategy with each number of processes."""
     first = each.case(ALONE, 1, size, scaling)
     several = [each.case(strategy, count, size, scaling) for count in devices for strategy in strategies]
     alone = [replace(first, batch=case.batch) for case in several]
@@ -136,7 +137,7 @@ def cases(each: Task, strategies: Sequence[str], devices: Sequence[int], size: s
 
 
 def arguments(each: Task, case: Case, directory: Path) -> Iterator[str]:
-    """What `train.py` is given for a run of which the speed is measured: nothing is evaluated before its end."""
+    """Arguments of `train.py` for measuring the speed of a run, which is evaluated at its end only."""
     yield from each.overrides
     yield from chosen(case.strategy, case.devices)
     if case.steps:
@@ -147,7 +148,7 @@ def arguments(each: Task, case: Case, directory: Path) -> Iterator[str]:
 
 
 def to_accuracy(each: Task, case: Case, seed: int, directory: Path) -> Iterator[str]:
-    """What it is given for a run to a fixed accuracy: as many steps of each copy as one has, evaluated often."""
+    """Arguments for a run to a fixed accuracy: as many steps per replica as one process makes, evaluated often."""
     others = ("eval_every=", "total_gradient_steps=")
     yield from (o for o in arguments(each, case, directory) if not o.startswith(others))
     if case.steps:
@@ -157,8 +158,8 @@ def to_accuracy(each: Task, case: Case, seed: int, directory: Path) -> Iterator[
 
 
 def run(settings: Sequence[str]) -> str:
-    """Train; returns what went wrong in a line, or nothing."""
-    done = subprocess.run([sys.executable, str(DOOR), *settings], capture_output=True, text=True, check=False)
-    if not done.returncode:
+    """Run `train.py`; returns the error in one line, or an empty string."""
+    ended = subprocess.run([sys.executable, str(ENTRY_POINT), *settings], capture_output=True, text=True, check=False)
+    if not ended.returncode:
         return ""
-    return next((line for line in done.stderr.splitlines() if line.strip()), f"exit code {done.returncode}")
+    return next((line for line in ended.stderr.splitlines() if line.strip()), f"exit code {ended.returncode}")

@@ -1,4 +1,4 @@
-"""Efficiencies that others have published; none was measured here."""
+"""Published efficiencies; none was measured by this project."""
 
 from typing import NamedTuple
 

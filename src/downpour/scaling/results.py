@@ -1,4 +1,4 @@
-"""From finished runs to the numbers of a scaling measurement."""
+"""Computes the numbers of a scaling measurement from finished runs."""
 
 import math
 import statistics
@@ -17,21 +17,22 @@ from downpour.scaling.plan import ALONE, Case, Task
 
 @dataclass
 class Row:
-    """What was measured of one case; times in seconds.
+    """The measurements of one case; times in seconds.
 
     Attributes:
-        samples: of the task (environment steps, where the run counts those).
-        weights: numbers that the model holds.
-        rates: samples (or environment steps) a second, one a turn.
-        efficiencies: E_N = T / (N T_N) of each turn, (1).
-        step: seconds a gradient step of each copy of the model.
-        bytes: that rank 0 sends (and receives, of servers) a gradient step; see `Parallelism.traffic`.
-        communicating: part of the time in which the strategy says it did (rank 0; NaN where it cannot tell).
-        waiting: part of a step in which a rank does not compute: what is left beyond the step of one process with the
-            same batch. It communicates, waits for others, or shares a core.
-        staleness: how many updates had it.
-        steps_to, seconds_to: to the accuracy asked for, of each seed that reached it.
-        failure: why there is nothing.
+        samples: of the task (environment steps, if the run counts those).
+        weights: number of weights of the model.
+        rates: samples (or environment steps) per second, one per turn.
+        efficiencies: E_N = T / (N T_N), (1), one per turn.
+        step: seconds per gradient step of each replica.
+        bytes: sent by rank 0 (with servers, also received) per gradient step; see `Parallelism.traffic`.
+        communicating: fraction of time that rank 0 spent communicating; NaN if the strategy does not measure it.
+        waiting: fraction of a step in which a rank does not compute, but communicates, waits, or shares a core: the
+            time beyond a step of one process with the same batch.
+        staleness: staleness -> number of updates.
+        steps_to: steps to the target accuracy, of each seed that reached it.
+        seeds: number of seeds that were trained to the target accuracy.
+        failure: the error of a run that failed.
     """
 
     case: Case
@@ -50,12 +51,12 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Samples a second, the median over turns."""
+        """Samples per second, the median over turns."""
         return statistics.median(self.rates) if self.rates else math.nan
 
     @property
     def seconds(self) -> float:
-        """T_N: the time of the task, without the start of the processes."""
+        """T_N: the time of the task, without the start-up of the processes."""
         return self.samples / self.rate
 
     @property
@@ -65,37 +66,37 @@ class Row:
 
     @property
     def mean_staleness(self) -> float:
-        """Of an update; NaN where nothing is stale."""
+        """Mean over updates; NaN for a synchronous run."""
         total = sum(self.staleness.values())
         return sum(s * count for s, count in self.staleness.items()) / total if total else math.nan
 
     @property
     def samples_to(self) -> float:
-        """To the accuracy, over all processes: a stale gradient is worth less than a fresh one."""
+        """Samples of all processes to the target accuracy, the median over the seeds that reached it."""
         return statistics.median(self.steps_to) * self.case.samples if self.steps_to else math.nan
 
     @property
     def seconds_to(self) -> float:
-        """To the accuracy, the median over the seeds that reached it."""
+        """Time to the target accuracy, the median over the seeds that reached it."""
         return self.samples_to / self.rate
 
 
 def rate(directory: Path, case: Case) -> float:
-    """Samples (or environment steps) a second over all processes, without the start of the run."""
+    """Samples (or environment steps) per second of all processes, without the start of the run."""
     table = read_csv(directory / "timing.csv")
     steps, speed = table.iloc[:, 0].to_numpy(float), table["time/steps_per_second"].to_numpy(float)
-    taken = np.diff(steps, prepend=0)
-    if len(taken) > 1:
-        taken, speed = taken[1:], speed[1:]
-    return float(taken.sum() / (taken / speed).sum()) * case.samples
+    intervals = np.diff(steps, prepend=0)
+    if len(intervals) > 1:
+        intervals, speed = intervals[1:], speed[1:]
+    return float(intervals.sum() / (intervals / speed).sum()) * case.samples
 
 
 def add(row: Row, directory: Path) -> None:
-    """Add a turn's run to a row."""
+    """Add the run of one turn to a row."""
     run = RunDirectory(directory)
     row.rates.append(rate(directory, row.case))
-    sent = finite(run.metrics, "strategy/bytes_per_step")
-    row.bytes = float(sent["strategy/bytes_per_step"].iloc[-1]) if len(sent) else 0.0
+    traffic = finite(run.metrics, "strategy/bytes_per_step")
+    row.bytes = float(traffic["strategy/bytes_per_step"].iloc[-1]) if len(traffic) else 0.0
     timing = read_csv(directory / "timing.csv")
     if "time/communicating" in timing:
         row.communicating = float(timing["time/communicating"].iloc[-1])
@@ -107,36 +108,36 @@ def add(row: Row, directory: Path) -> None:
 
 
 def weights(directory: Path) -> int:
-    """How many numbers the model of a run of one process holds."""
+    """Number of weights of the model, from the checkpoint of a run of one process."""
     state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True, mmap=True)["state_dict"]
     return sum(value.numel() for value in state.values() if value.is_floating_point())
 
 
 def compare(rows: Iterable[Row]) -> None:
-    """Fill in what follows from a row and that of one process: efficiency, time of a step, waiting."""
+    """Compute what depends on the row of one process: efficiencies, step time, waiting."""
     rows = list(rows)
-    alone = {(r.case.size, r.case.batch): r for r in rows if r.case.strategy == ALONE}
-    whole: dict[str, Row] = {}
+    single = {(r.case.size, r.case.batch): r for r in rows if r.case.strategy == ALONE}
+    bases: dict[str, Row] = {}
     for r in rows:
         if r.case.strategy == ALONE:
-            whole.setdefault(r.case.size, r)  # the first is the task itself
+            bases.setdefault(r.case.size, r)  # the first has the batch of the task
     for r in rows:
-        base = whole[r.case.size]
+        base = bases[r.case.size]
         r.weights = base.weights
         r.efficiencies = [mine / (r.case.devices * one) for mine, one in zip(r.rates, base.rates, strict=False)]
         if r.case.batch and r.rates:
             r.step = r.case.batch * r.case.copies / r.rate
-            r.waiting = 1 - alone[r.case.size, r.case.batch].step / r.step if r.case.strategy != ALONE else 0.0
+            r.waiting = 1 - single[r.case.size, r.case.batch].step / r.step if r.case.strategy != ALONE else 0.0
 
 
 def reached(directory: Path, task: Task, wanted: float) -> int | None:
-    """The gradient step of the first evaluation that is as good as `wanted`."""
+    """The gradient step of the first evaluation that reaches `wanted`; None if there is none."""
     table = finite(RunDirectory(directory).metrics, task.monitor)
     sign = 1 if task.maximize else -1
-    good = table[sign * table[task.monitor] >= sign * wanted] if len(table) else table
-    return int(good.iloc[0, 0]) if len(good) else None
+    reaching = table[sign * table[task.monitor] >= sign * wanted] if len(table) else table
+    return int(reaching.iloc[0, 0]) if len(reaching) else None
 
 
 def length(directory: Path) -> int:
-    """Steps that a run counted."""
+    """Length of a run, in the steps that it counts."""
     return RunDirectory(directory).steps

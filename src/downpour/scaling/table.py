@@ -1,4 +1,4 @@
-"""A scaling measurement as a table: for people, and as CSV."""
+"""The results of a scaling measurement as a Markdown table and as CSV."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from downpour.scaling import variants
 from downpour.scaling.plan import ALONE
 from downpour.scaling.results import Row
 
-SHOWN = 5  # values of the staleness, those that most updates had
+MOST_SHOWN = 5  # values of the staleness in the text: the most frequent ones
 
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "strategy": lambda r: variants.label(r.case.strategy),
@@ -36,7 +36,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table; columns in which no row has anything are left out."""
+    """The rows as a Markdown table, without empty columns; then the runs that failed."""
     measured = [row for row in rows if row.rates]
     cells = {name: [write(row) for row in measured] for name, write in COLUMNS.items()}
     shown = {name: column for name, column in cells.items() if any(cell not in ("-", "", "nan") for cell in column)}
@@ -46,7 +46,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """The rows at full precision; a turn's rates, the steps of seeds, and staleness:updates have spaces between."""
+    """The rows as CSV, with 8 digits; spaces separate the efficiencies, the steps of seeds, and staleness:updates."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = "strategy model weights devices batch samples rate seconds efficiency efficiencies step bytes communicating"
@@ -64,7 +64,7 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 
 def legend(scaling: str, turns: int) -> str:
-    """What the numbers of the table are."""
+    """The explanation of the table."""
     divided = "each process keeps its batch" if scaling == "weak" else "the batch is divided between the processes"
     lines = [
         f"{scaling.capitalize()} scaling: {divided}; the number of samples is the same. E_N = T / (N T_N),",
@@ -78,22 +78,22 @@ def legend(scaling: str, turns: int) -> str:
 
 
 def staleness(rows: Sequence[Row]) -> str:
-    """How stale the gradients of each asynchronous row were, and what that cost; empty if there is none.
+    """The staleness of each asynchronous row, and its cost; an empty string if there is none.
 
-    The cost is in updates to the accuracy, each on the samples of one gradient step of one process.
+    The cost is the number of updates to the target accuracy, relative to one process with the same batch.
     """
     lines = []
     for r in rows:
         if not r.staleness:
             continue
         total = sum(r.staleness.values())
-        often = sorted(sorted(r.staleness, key=lambda s: -r.staleness[s])[:SHOWN])
-        parts = ", ".join(f"{s}: {100 * r.staleness[s] / total:.1f} %" for s in often)
+        frequent = sorted(sorted(r.staleness, key=lambda s: -r.staleness[s])[:MOST_SHOWN])
+        parts = ", ".join(f"{s}: {100 * r.staleness[s] / total:.1f} %" for s in frequent)
         line = f"- {r.case.name}: staleness {r.mean_staleness:.2f} on average, {max(r.staleness)} at most ({parts})"
         alone = next(one for one in rows if one.case.strategy == ALONE and one.case.size == r.case.size)
         if r.steps_to and alone.steps_to and r.case.batch == alone.case.batch:
-            mine, one = statistics.median(r.steps_to), statistics.median(alone.steps_to)
-            line += f"; {spaced(mine)} updates to the accuracy, {mine / one:.2f} times those of one process"
+            updates, one = statistics.median(r.steps_to), statistics.median(alone.steps_to)
+            line += f"; {spaced(updates)} updates to the accuracy, {updates / one:.2f} times those of one process"
         lines.append(line)
     return "\n".join(["Staleness:", "", *lines]) if lines else ""
 

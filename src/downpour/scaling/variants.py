@@ -1,4 +1,4 @@
-"""What `strategy=` of a measurement says: strategies, each with overrides of its own."""
+"""Parses `strategy=` of a scaling measurement: strategies, each with its own overrides."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from downpour.config import ConfigError, nearest
 
 
 def read(text: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The variants to run, as 'NAME OVERRIDE ...', and the overrides that are for every run.
+    """(variants, as 'NAME OVERRIDE ...'; the overrides of all runs).
 
-    `ddp,downpour` are two variants; `ddp;downpour strategy.servers=2` gives one of them an override. One of `strategy.`
-    that stands beside them goes to the variants whose strategy has its key: the single process has none.
+    `ddp,downpour` are two variants; `ddp;downpour strategy.servers=2` gives the second an override. An override of
+    `strategy.` among `overrides` goes to the variants whose strategy has this key: a single process has no strategy.
 
     Raises:
-        ConfigError: there is no such strategy, or no strategy with such a key.
+        ConfigError: an unknown strategy, or a key that none of them has.
     """
     variants: list[list[str]] = []
     for part in text.split(";"):
@@ -25,23 +25,23 @@ def read(text: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     own = [o for o in overrides if o.partition("=")[0].lstrip("+~").startswith("strategy.")]
     for override in reversed(own):
         key = override.partition("=")[0]
-        having = [each for each in variants if key in keys[each[0]]]
-        if not having:
+        matching = [each for each in variants if key in keys[each[0]]]
+        if not matching:
             advice = nearest(key, sorted(set().union(*keys.values())))
             raise ConfigError(message=f"{override}: there is no such key in strategy={','.join(keys)}{advice}")
-        for each in having:
-            each.insert(1, override)  # what a variant says of its own comes after it
+        for each in matching:
+            each.insert(1, override)  # before the variant's own overrides, which take precedence
     return list(dict.fromkeys(map(" ".join, variants))), [o for o in overrides if o not in own]
 
 
 def arguments(variant: str) -> list[str]:
-    """What `train.py` is given for it."""
+    """The arguments of `train.py` for a variant."""
     name, *own = variant.split()
     return [f"strategy={name}", *own]
 
 
 def label(variant: str) -> str:
-    """As the tables call it."""
+    """The name of a variant in tables and figures."""
     return variant.replace(" strategy.", " ")
 
 

@@ -1,6 +1,6 @@
-"""How one learning rule runs on many processes; the rule knows nothing of it."""
+"""How one algorithm runs in many processes; its learning rule does not depend on it."""
 
-from downpour.strategies.base import Parallelism, parallelism
+from downpour.strategies.base import Parallelism, parallelism, parallelism_of
 from downpour.strategies.data_parallel import DataParallel
 
-__all__ = ["DataParallel", "Parallelism", "parallelism"]
+__all__ = ["DataParallel", "Parallelism", "parallelism", "parallelism_of"]

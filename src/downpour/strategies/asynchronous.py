@@ -1,4 +1,4 @@
-"""What strategies share whose workers do not wait for each other: one process, as Lightning sees it, and a link."""
+"""Base of the strategies whose workers communicate with servers only; for Lightning, each is a single process."""
 
 import contextlib
 import logging
@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from downpour.checkpoints import capture_rank, restore_rank
 from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import FAILED, Failed
+from downpour.launch import Launch
 from downpour.run import Run, process
 from downpour.strategies.base import Parallelism
 from downpour.strategies.board import EPISODES, STATE
@@ -23,18 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class Asynchronous(Parallelism, SingleDeviceStrategy):
-    """Workers of a run that talk to servers only, never to each other: one that dies is missed by nobody.
+    """Workers that communicate with servers, never with each other, so that the run survives the loss of a worker.
 
-    Rank 0 evaluates, records and saves; when it ends, so does the run. There is no process group: Lightning would have
-    the ranks wait for each other before each batch.
+    Rank 0 evaluates, records and saves; when it ends, so does the run. There is no process group: with one, Lightning
+    would synchronize the ranks before each batch.
 
     Attributes:
-        link: to the servers.
-        reports_epochs: the workers make each step together, so each leaves its part of a checkpoint when an evaluation
-            is due: a moment later it may wait for rank 0 and say nothing.
+        link: connection to the servers.
+        run: facts of the run.
+        reports_epochs: the workers make each step together, so each posts its part of a checkpoint when an evaluation
+            is due: afterwards it may be blocked, waiting for rank 0, and could not answer a request.
     """
 
-    launch = staticmethod(launch)
     servers = 1
     reports_epochs = False
     link: Link
@@ -43,7 +44,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
     def __init__(self, hardware: Hardware, *, seconds: PositiveFloat = 60.0):
         """
         Args:
-            seconds: longest wait for a server, and for what rank 0 asks the others for.
+            seconds: timeout for answers of a server, and for what rank 0 requests from the other workers.
         """
         rank = process()[0] % hardware.devices
         super().__init__(device=torch.device("cuda", rank) if hardware.accelerator == "gpu" else torch.device("cpu"))
@@ -52,8 +53,12 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         self._reason = ""
         self._states: dict[int, Any] = {}
 
+    @classmethod
+    def own_launcher(cls) -> Launch:
+        return launch
+
     def attach(self, link: Link, run: Run) -> None:
-        """Give it the connection to the servers, before training."""
+        """Set the connection to the servers, before training."""
         self.link, self.run = link, run
         self.global_rank = run.rank
 
@@ -62,7 +67,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         return self.run.rank == 0
 
     def callbacks(self, own: list[Callback]) -> list[Callback]:
-        """Those of this rank, around what the configuration names (nothing, on all but rank 0)."""
+        """The callbacks of this rank: `Exchange`, then those of the configuration (rank 0 only)."""
         return [Exchange(self), *own]
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -70,7 +75,11 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         self._states = dict(enumerate(checkpoint["ranks"]))
 
     def on_train_start(self) -> None:
-        """Rank 0 has restored what there was to restore: the others begin from that."""
+        """Start all workers from the state of rank 0, which has restored its checkpoint by now.
+
+        Raises:
+            Failed: rank 0 was lost before it had published its state.
+        """
         module: Any = self.lightning_module
         if self.run.rank == 0:
             self.link.publish({"weights": module.state_dict(), "ranks": self._states})
@@ -87,28 +96,28 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         return 1
 
     def report(self) -> list[tuple[int, str]]:
-        """Tell the servers how far this worker is, and hear of the others; see `Link.report`."""
+        """Report this worker's progress to the servers, and receive that of the others; see `Link.report`."""
         module: Any = self.lightning_module
         return self.link.report(*self.progress(module.trainer.datamodule, module))
 
     def progress(self, data: Any, algorithm: Any) -> tuple[int, int]:
-        """Steps of the stream and of the optimizer that this rank adds to those of the others."""
+        """(stream steps, gradient steps) that this rank adds to those of the others."""
         return data.own_steps, algorithm.gradient_steps
 
     def gather(self, items: list[Any]) -> list[Any]:
-        """Rank 0's items and what the other workers have left for it since the last time."""
+        """Rank 0's items, and those that the other workers have posted since the last call."""
         return items + [item for _, part in self.link.collect(EPISODES) for item in part]
 
-    def gather_states(self, mine: dict[str, Any]) -> list[dict[str, Any] | None]:
-        """What each worker has to save, rank 0's first; None of one that went before it could say."""
-        states: dict[int, Any] = {**self._states, **dict(self.link.collect(STATE, ask=True)), 0: mine}
+    def gather_states(self, own: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """Each worker's part of a checkpoint, in rank order; None for a worker that was lost before it posted one."""
+        states: dict[int, Any] = {**self._states, **dict(self.link.collect(STATE, ask=True)), 0: own}
         return [states.get(rank) for rank in range(max(self.run.world_size, *states) if states else 1)]
 
     def flush(self) -> None:
-        """Send what has been kept back."""
+        """Push gradients that have been accumulated but not sent."""
 
     def snapshot(self) -> None:
-        """Have this rank's parameters be those of the run."""
+        """Set this rank's parameters to the current ones of the run."""
 
     def metrics(self, gradient_steps: int) -> dict[str, float]:
         self.traffic += self.link.take_traffic()
@@ -122,7 +131,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         self._reason = f"{type(exception).__name__}: {exception}".splitlines()[0]
 
     def teardown(self) -> None:
-        with contextlib.suppress(Failed):  # of a server that has gone there is no leave to take
+        with contextlib.suppress(Failed):  # the server may be lost
             if self.run.rank == 0:
                 self.link.stop(LEAVING_SECONDS)
             self.link.leave(self._reason)
@@ -130,7 +139,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
 
 
 class Exchange(Callback):
-    """After each round, tell the servers how far this worker is and do what rank 0 asks for."""
+    """After each round, reports progress to the servers and answers the requests of rank 0."""
 
     def __init__(self, strategy: Asynchronous):
         self.strategy, self.answered = strategy, 0

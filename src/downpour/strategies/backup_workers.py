@@ -1,4 +1,4 @@
-"""Synchronous gradient descent that does not wait for the slowest workers (Chen et al. 2016, section 3)."""
+"""Synchronous gradient descent with backup workers (Chen et al. 2016, section 3)."""
 
 from functools import partial
 from typing import Any, ClassVar
@@ -14,11 +14,11 @@ from downpour.trainer import Hardware
 
 
 class BackupWorkers(Served):
-    """Of N + b workers the first N gradients of the current parameters make an update, of their mean; the b that come
-    later are dropped, and their workers go on from the new parameters.
+    """Of N + b workers, the first N gradients of the current parameters make an update, by their mean. The b gradients
+    that arrive later are dropped, and their workers continue from the new parameters.
 
-    Without backup workers (b = 0) it computes what data parallelism computes, through a server. As many workers as
-    there are backups may die. A gradient step is an update of the servers, whoever took part.
+    Without backup workers (b = 0) it computes what data parallelism computes, through a server. Up to b workers may be
+    lost. A gradient step is an update of the servers, whichever workers contributed.
     """
 
     name: ClassVar[str] = "backup_workers"
@@ -27,10 +27,10 @@ class BackupWorkers(Served):
     def __init__(self, hardware: Hardware, *, backups: NonNegativeInt = 1, **kwargs: Any):
         """
         Args:
-            backups: b, workers whose gradients an update need not wait for; each server takes its own first N.
+            backups: b, workers that an update does not wait for; each server takes the first N that reach it.
 
         Raises:
-            ConfigError: as many backups as workers.
+            ConfigError: no fewer backups than workers.
         """
         super().__init__(hardware, **kwargs)
         self.workers, self.backups = hardware.world_size, backups
@@ -49,7 +49,7 @@ class BackupWorkers(Served):
 
     def setup_optimizers(self, trainer: Any) -> None:
         super().setup_optimizers(trainer)
-        if len(self.optimizers) > 1:  # workers could wait for each other at different ones
+        if len(self.optimizers) > 1:  # a deadlock: workers could wait for each other in different ones
             rule = type(self.lightning_module).__name__
             advice = f"{rule} has {len(self.optimizers)} optimizers, here all gradients must be of one: use ddp"
             raise ConfigError("strategy", self.name, f"{advice} or downpour")
@@ -61,7 +61,7 @@ class BackupWorkers(Served):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        module: Any = self.lightning_module  # what another strategy has trained: its servers counted otherwise
+        module: Any = self.lightning_module  # steps made with another strategy are no updates of these servers
         self._steps_before = max(0, module.gradient_steps - self._updates())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -75,7 +75,7 @@ class BackupWorkers(Served):
         return (data.own_steps if data.step_name == "env_steps" else 0), 0
 
     def report(self) -> list[tuple[int, str]]:
-        """An update is everybody's gradient step; those that this worker was too late for were made by others."""
+        """As always; updates that this worker did not contribute to count as gradient steps of the others."""
         news = super().report()
         module: Any = self.lightning_module
         missed = max(0, self._steps_before + self._updates() - module.gradient_steps)

@@ -1,67 +1,93 @@
-"""What this project asks of a strategy beside Lightning's part."""
+"""What this project asks of a strategy, beyond Lightning's interface."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from downpour.config import class_of
+from downpour.trainer import Hardware
+
 
 class Parallelism:
-    """Mixed into one of Lightning's strategies, in front of it.
+    """A mixin for Lightning's strategies. An instance of it alone holds the defaults, for strategies without it.
 
     Attributes:
         name: what `strategy=` calls it.
-        servers: processes beside the ranks.
-        ranks_per_replica: ranks that hold one copy of the weights between them; they are given the same experience.
-        seconds: time spent so far within learning, by what; where it is known.
+        servers: processes besides the ranks.
+        ranks_per_replica: ranks that together hold one copy of the weights; they are given the same experience.
+        seconds: training time spent so far, by activity, where it is known.
         traffic: bytes this rank has sent so far. An all-reduce of n bytes over N ranks counts 2 n (N - 1) / N, an
-            all-gather to n or a reduce-scatter from n bytes n (N - 1) / N: the least there is.
+            all-gather to n or a reduce-scatter from n bytes n (N - 1) / N: the lower bounds.
     """
 
     name: ClassVar[str]
     servers: int = 0
     ranks_per_replica: int = 1
 
-    def __init__(self, **of_lightning: Any):
-        super().__init__(**of_lightning)
+    def __init__(self, **lightning_arguments: Any):
+        super().__init__(**lightning_arguments)
         self.seconds: dict[str, float] = {}
         self.traffic = 0.0
 
     @classmethod
+    def own_launcher(cls) -> Callable[[Mapping[str, Any], Path, Hardware], None] | None:
+        """What starts the processes of a run, given its configuration, directory and hardware; None: torchrun does."""
+        return None
+
+    @classmethod
     def batches_each(cls, settings: Mapping[str, Any]) -> int:
-        """Batches that each step of the optimizer is made of, given all arguments of the constructor."""
+        """Batches per optimizer step, given all arguments of the constructor."""
         return 1
 
     def in_step(self, ranks: int) -> int:
-        """Copies of the weights, each with its own batch, that make a gradient step together; of so many ranks."""
+        """Of `ranks` ranks, the number of replicas whose batches make up one gradient step."""
         return ranks // self.ranks_per_replica
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
-        """Before anything is started.
+        """Check the configuration, before any process is started.
 
         Args:
-            algorithm, data: the classes of the learning rule and of the data module.
+            algorithm, data: the classes of the algorithm and of the data module.
             config: the checked configuration.
 
         Raises:
-            ConfigError: they do not go together.
+            ConfigError: they are not compatible with this strategy.
         """
 
     def prepare(self, algorithm: Any) -> None:
-        """Before the trainer gets it.
+        """Check the algorithm once it is built, before the trainer gets it.
 
         Raises:
-            ConfigError: this model cannot be trained so.
+            ConfigError: its networks cannot be trained with this strategy.
         """
 
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The items of all ranks, in rank order; all ranks must call it."""
+        if not dist.is_initialized() or dist.get_world_size() == 1:
+            return items
+        parts: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+    def gather_states(self, own: dict[str, Any]) -> list[dict[str, Any] | None]:
+        """Each rank's part of a checkpoint, in rank order; None for a rank that was lost before it sent one."""
+        return self.gather([own])
+
     def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-        """Scale the gradients down to a norm of at most `largest`; returns the norm before."""
-        return nn.utils.clip_grad_norm_(parameters, largest)
+        """Scale the gradients down to a norm of at most `largest`; returns the norm before. Faster than Torch's."""
+        gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
+        if not gradients:
+            return torch.zeros(())
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     def metrics(self, gradient_steps: int) -> dict[str, float]:
-        """What to record; nothing that depends on the clock."""
+        """Metrics to record; none may depend on the clock."""
         return {"strategy/bytes_per_step": self.traffic / gradient_steps} if gradient_steps else {}
 
     def capture(self) -> dict[str, Any]:
@@ -69,28 +95,34 @@ class Parallelism:
         return {"traffic": self.traffic}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `capture` returned on this rank."""
+        """Restore what `capture` returned on this rank."""
         self.traffic = state["traffic"]
 
 
 def parallelism(strategy: Any) -> Parallelism:
-    """What is asked of a strategy; of one of Lightning's own, which has no answers, the defaults."""
+    """The strategy itself; for one of Lightning's own (or none), the defaults."""
     return strategy if isinstance(strategy, Parallelism) else Parallelism()
 
 
+def parallelism_of(config: Mapping[str, Any]) -> type[Parallelism]:
+    """The same for the class that a checked configuration names."""
+    named = class_of(config, "strategy") if config["strategy"] else None
+    return named if isinstance(named, type) and issubclass(named, Parallelism) else Parallelism
+
+
 def share_buffers(module: nn.Module) -> None:
-    """Give all ranks the buffers of rank 0: the running statistics of batch normalization are a rank's own."""
+    """Broadcast the buffers of rank 0: each rank has its own running statistics of batch normalization."""
     for buffer in module.buffers():
         dist.broadcast(buffer, src=0)
 
 
 def all_reduced(size: float) -> float:
-    """Bytes that a rank sends so that all have the sum of `size` bytes."""
+    """Bytes that each rank sends in an all-reduce of `size` bytes."""
     ranks = dist.get_world_size()
     return 2 * size * (ranks - 1) / ranks
 
 
 def wire_bytes(module: nn.Module, dtype: torch.dtype | None = None) -> int:
-    """Size of all gradients, as they are or as `dtype`."""
+    """Bytes of all gradients, in their own type or as `dtype`."""
     learned = [p for p in module.parameters() if p.requires_grad]
     return sum(p.numel() * (dtype.itemsize if dtype else p.element_size()) for p in learned)

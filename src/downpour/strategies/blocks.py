@@ -1,4 +1,4 @@
-"""Tensors laid out in one buffer that is sent and received as it is, and their division between servers."""
+"""Tensors laid out in one contiguous buffer, which is sent and received as it is; their partition between servers."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,28 +10,30 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.
 
 
 class Shape(NamedTuple):
-    """Size and type of a tensor, as plain data."""
+    """Shape and dtype of a tensor, as plain data."""
 
     size: tuple[int, ...]
     dtype: str
 
     @property
     def bytes(self) -> int:
-        """Its size in memory."""
+        """Size of the tensor in memory."""
         return torch.Size(self.size).numel() * DTYPES[self.dtype].itemsize
 
 
 def shape_of(tensor: Tensor) -> Shape:
-    """Of a tensor."""
+    """Shape and dtype of `tensor`."""
     return Shape(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
 class Block:
-    """A buffer and the tensors in it.
+    """Tensors in one buffer.
 
     Attributes:
-        buffer: all of it; `mask` is its end, a byte for each tensor: whether it counts.
-        tensors: views of it, in the order they were asked for.
+        size: bytes of all tensors.
+        buffer: the tensors, followed by the mask.
+        mask: a byte for each tensor: 0 for a parameter that has no gradient.
+        tensors: views of the buffer, in the order of `shapes`.
     """
 
     def __init__(self, shapes: Sequence[Shape]):
@@ -53,16 +55,16 @@ class Block:
 
 
 def wire_order(shapes: Sequence[Shape]) -> list[int]:
-    """Wide types first, so that every tensor is aligned."""
+    """Indices of the tensors in the order of the buffer: wide dtypes first, so that every tensor is aligned."""
     return sorted(range(len(shapes)), key=lambda index: -DTYPES[shapes[index].dtype].itemsize)
 
 
 def divide(shapes: Sequence[Shape], servers: int) -> list[list[int]]:
-    """Which tensors each server keeps: the largest first, each to whoever has least. A tensor stays whole."""
+    """Indices of the tensors on each server, greedily balanced: the largest first, each to the smallest server."""
     parts: list[list[int]] = [[] for _ in range(servers)]
-    load = [0] * servers
+    sizes = [0] * servers
     for index in sorted(range(len(shapes)), key=lambda index: -shapes[index].bytes):
-        least = load.index(min(load))
-        parts[least].append(index)
-        load[least] += shapes[index].bytes
+        smallest = sizes.index(min(sizes))
+        parts[smallest].append(index)
+        sizes[smallest] += shapes[index].bytes
     return [sorted(part) for part in parts]

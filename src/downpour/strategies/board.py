@@ -1,4 +1,4 @@
-"""Where the workers of a run leave word for each other: how far they are, what rank 0 wants, who has gone."""
+"""State that the workers of a run share through server 0: progress, messages to rank 0, its requests, lost workers."""
 
 import threading
 import time
@@ -11,26 +11,26 @@ EPISODES, STATE = 0, 1  # boxes
 
 
 class Board:
-    """Kept by one server; rank 0 speaks for the run.
+    """The shared state, kept by one server, and the answers to messages about it.
 
     Attributes:
-        steps: worker -> (steps of its stream, gradient steps).
-        gone: worker -> why it went, empty if it was done.
-        stopping: rank 0 has ended.
-        over: rank 0 has gone, or a worker has because the run has had all its steps.
-        blocked: workers that wait for a step of the others, and can say nothing meanwhile.
+        steps: worker -> (stream steps, gradient steps).
+        gone: worker -> the reason why it left; empty if it had finished.
+        stopping: rank 0 has requested the end of the run.
+        over: rank 0 has left, or a worker that had finished: no more updates are needed.
+        blocked: workers that wait for a step of the others, and cannot answer requests meanwhile.
     """
 
     def __init__(self, workers: int, seconds: float):
         """
         Args:
-            workers: of the run.
-            seconds: longest wait for what a worker was asked for.
+            workers: number of workers of the run.
+            seconds: timeout for what the workers are asked for.
         """
         self.workers, self.seconds = workers, seconds
         self.steps = {worker: (0, 0) for worker in range(workers)}
         self.gone: dict[int, str] = {}
-        self._told: set[int] = set()
+        self._reported: set[int] = set()
         self._boxes: dict[int, dict[int, list[memoryview]]] = {EPISODES: {}, STATE: {}}
         self._answered = dict.fromkeys(range(workers), 0)
         self._asked, self.stopping, self.over = 0, False, False
@@ -40,7 +40,7 @@ class Board:
         self._changed = threading.Condition()
 
     def leave(self, worker: int, reason: str) -> None:
-        """A worker goes, and why; without a reason, because it is done."""
+        """Note that a worker has left; an empty reason means that it had finished."""
         with self._changed:
             self.gone.setdefault(worker, reason)
             self._present.discard(worker)
@@ -48,7 +48,7 @@ class Board:
             self._changed.notify_all()
 
     def block(self, worker: int, blocked: bool) -> None:
-        """A worker begins, or ends, to wait for the others."""
+        """Note that a worker starts or stops waiting for the others."""
         with self._changed:
             (self.blocked.add if blocked else self.blocked.discard)(worker)
             self._changed.notify_all()
@@ -60,9 +60,10 @@ class Board:
         answer: Callable[[Frame], bool],
         into: Mapping[tuple[int, int], memoryview] | None = None,
     ) -> None:
-        """Answer a worker until it goes; first whoever keeps the board may, and says whether it did.
+        """Answer the messages of a worker until it leaves or is lost.
 
         Args:
+            answer: handles what is not about the board; returns whether it did.
             into: see `Channel.receive`.
         """
         self._present.add(worker)
@@ -79,10 +80,10 @@ class Board:
             self.leave(worker, str(error))
 
     def answer(self, channel: Channel, worker: int, frame: Frame) -> None:
-        """Whatever is not about parameters.
+        """Answer a message about the board.
 
         Raises:
-            ValueError: nothing that a worker may say.
+            ValueError: a kind of message that workers do not send.
         """
         kind, a, b, c, _, content = frame
         if kind == Kind.REPORT:
@@ -109,15 +110,15 @@ class Board:
             raise ValueError(f"a frame of kind {kind}")
 
     def _report(self, channel: Channel, worker: int, steps: int, gradient_steps: int) -> None:
-        """A worker says how far it is; it is told how far the others are, what is asked for, and who has gone."""
+        """Note a worker's progress; reply with that of the others, the newest request and, to rank 0, lost workers."""
         news: list[list[object]] = []
         with self._changed:
             self.steps[worker] = (steps, gradient_steps)
-            others = [made for other, made in self.steps.items() if other != worker]
-            if worker == 0 and self.gone.keys() != self._told:
-                news = [[other, reason] for other, reason in self.gone.items() if other not in self._told]
-                self._told |= self.gone.keys()
-        totals = sum(made[0] for made in others), sum(made[1] for made in others)
+            others = [counts for other, counts in self.steps.items() if other != worker]
+            if worker == 0 and self.gone.keys() != self._reported:
+                news = [[other, reason] for other, reason in self.gone.items() if other not in self._reported]
+                self._reported |= self.gone.keys()
+        totals = sum(counts[0] for counts in others), sum(counts[1] for counts in others)
         channel.send(Kind.DONE, *totals, self._asked, self.stopping, (pack(news),) if news else ())
 
     def _post(self, worker: int, box: int, number: int, content: memoryview) -> None:
@@ -130,12 +131,12 @@ class Board:
             self._changed.notify_all()
 
     def _collect(self, channel: Channel, box: int, ask: bool) -> None:
-        """Hand out what lies in a box, after asking for it (rank 0 excepted) and waiting, if so wished."""
+        """Send the content of a box; if `ask`, request it from the workers first, and wait for them."""
         with self._changed:
             if ask:
                 self._asked += 1
-                end = time.monotonic() + self.seconds / 2  # whoever asks waits no longer than `seconds`
-                while self._missing() and (left := end - time.monotonic()) > 0:
+                end = time.monotonic() + self.seconds / 2  # before rank 0, which waits `seconds`, gives up
+                while self._pending() and (left := end - time.monotonic()) > 0:
                     self._changed.wait(left)
             found = [(worker, part) for worker, parts in sorted(self._boxes[box].items()) for part in parts]
             if box == EPISODES:
@@ -144,9 +145,9 @@ class Board:
         for worker, part in found:
             channel.send(Kind.DONE, worker, parts=(part,))
 
-    def _missing(self) -> list[int]:
-        deaf = self.gone.keys() | self.blocked
-        return [w for w in range(1, self.workers) if w not in deaf and self._answered[w] < self._asked]
+    def _pending(self) -> list[int]:
+        unavailable = self.gone.keys() | self.blocked
+        return [w for w in range(1, self.workers) if w not in unavailable and self._answered[w] < self._asked]
 
     def _join(self, channel: Channel) -> None:
         with self._changed:

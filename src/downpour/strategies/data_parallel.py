@@ -1,4 +1,4 @@
-"""Synchronous gradient descent: N ranks average the gradients of their M samples, one step of a batch of N M."""
+"""Synchronous data parallelism: N ranks average the gradients of M samples each, for a step on a batch of N M."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from downpour.strategies.base import Parallelism, all_reduced, share_buffers, wi
 
 
 def _as_bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
-    """Torch's hook, which it lends out under its own name for NCCL only."""
+    """Torch's hook; under its own name DistributedDataParallel accepts it with NCCL only."""
     return bf16_compress_hook(state, bucket)
 
 
@@ -29,11 +29,11 @@ WIRE: dict[str, tuple[torch.dtype | None, Any]] = {
 
 
 class DataParallel(Parallelism, DDPStrategy):
-    """Torch's DistributedDataParallel; communicating less often is a switch.
+    """Torch's DistributedDataParallel, with gradient accumulation and local SGD as options.
 
-    With `accumulate` = k the optimizer steps once for k batches, on the mean of their gradients, which is all that is
-    communicated. With `local_steps` = H each rank descends alone and the weights are averaged after every H steps
-    (local SGD, Stich 2019, Algorithm 1), and before every evaluation; the optimizers' memories stay the ranks' own.
+    With `accumulate` = k the optimizer makes one step for k batches, on the mean of their gradients, which is
+    communicated once. With `local_steps` = H the ranks make H steps on their own, then average their weights (local
+    SGD, Stich 2019, Algorithm 1), and also before every evaluation; the states of their optimizers are not averaged.
     """
 
     name: ClassVar[str] = "ddp"
@@ -50,15 +50,15 @@ class DataParallel(Parallelism, DDPStrategy):
     ):
         """
         Args:
-            static_graph: promise that every step uses the same parameters.
-            gradient_as_bucket_view: gradients live in the communication buffers.
-            bucket_mb: megabytes of gradients that are communicated at once, while others are still computed.
-            compress: send gradients as floats of 16 bits.
-            accumulate: batches for each step of the optimizer.
-            local_steps: gradient steps between two times the ranks communicate.
+            static_graph: assert that every step uses the same parameters.
+            gradient_as_bucket_view: store gradients in the communication buffers.
+            bucket_mb: megabytes of gradients that are communicated at once, overlapping the backward pass.
+            compress: send gradients as 16-bit floats.
+            accumulate: batches per optimizer step.
+            local_steps: gradient steps between two averages of the weights.
 
         Raises:
-            ConfigError: switches that exclude each other.
+            ConfigError: options that exclude each other.
         """
         if accumulate > 1 and local_steps > 1:
             raise ConfigError("strategy.accumulate", accumulate, "needs strategy.local_steps=1")
@@ -75,10 +75,10 @@ class DataParallel(Parallelism, DDPStrategy):
         self.compress, self.accumulate, self.local_steps = compress, accumulate, local_steps
         self._payload = 0.0
         self._unaccounted = 0  # backward passes that averaged gradients
-        self.seconds = {"communicating": 0.0}  # what the backward pass waited for, the rest is hidden behind it
-        self._batches = 0  # of the step of the optimizer that is under way
-        self._alone = 0  # steps since the ranks communicated
-        self._kept: list[Tensor | None] = []  # gradients of the batches before
+        self.seconds = {"communicating": 0.0}  # in the backward pass, beyond what overlaps with it
+        self._batches = 0  # accumulated for the next optimizer step
+        self._steps_alone = 0  # local steps since the last average
+        self._accumulated: list[Tensor | None] = []  # gradients that are being accumulated
 
     @classmethod
     def batches_each(cls, settings: Mapping[str, Any]) -> int:
@@ -94,18 +94,18 @@ class DataParallel(Parallelism, DDPStrategy):
         super().configure_ddp()
         model: Any = self.model
         dtype, hook = WIRE[self.compress]
-        if hook is not None:  # Lightning does so on a GPU only
+        if hook is not None:  # Lightning registers hooks on a GPU only
             model.register_comm_hook(None, hook)
         self._payload = all_reduced(wire_bytes(model, dtype))
 
     @property
     def _communicates(self) -> bool:
-        """Whether the backward pass that comes next averages gradients."""
+        """Whether the next backward pass averages gradients."""
         return self.local_steps == 1 and self._batches + 1 == self.accumulate
 
     def metrics(self, gradient_steps: int) -> dict[str, float]:
         model: Any = self.model
-        found = model._get_ddp_logging_data()  # Torch measures one backward pass of a hundred
+        found = model._get_ddp_logging_data()  # Torch measures one backward pass in a hundred
         waited = found.get("avg_backward_comm_time", 0) - found.get("avg_backward_compute_comm_overlap_time", 0)
         self.seconds["communicating"] += 1e-9 * waited * self._unaccounted
         self._unaccounted = 0
@@ -117,10 +117,10 @@ class DataParallel(Parallelism, DDPStrategy):
         return super().backward(closure_loss, optimizer, *args, **kwargs)
 
     def pre_backward(self, closure_loss: Tensor) -> None:
-        if self._kept:
-            for parameter, gradient in zip(self._learned(), self._kept, strict=True):
+        if self._accumulated:
+            for parameter, gradient in zip(self._trained(), self._accumulated, strict=True):
                 parameter.grad = gradient
-            self._kept = []
+            self._accumulated = []
         if self._communicates:
             super().pre_backward(closure_loss)
 
@@ -129,9 +129,9 @@ class DataParallel(Parallelism, DDPStrategy):
             super().post_backward(closure_loss)
             self.traffic += self._payload
             self._unaccounted += 1
-        elif self.accumulate > 1:  # out of sight, so that the rule clips and clears nothing
-            self._kept = [parameter.grad for parameter in self._learned()]
-            for parameter in self._learned():
+        elif self.accumulate > 1:  # put aside, so that the algorithm neither clips nor clears them
+            self._accumulated = [parameter.grad for parameter in self._trained()]
+            for parameter in self._trained():
                 parameter.grad = None
 
     def optimizer_step(self, optimizer: Optimizer, closure: Callable[[], Any], model: Any = None, **kwargs: Any) -> Any:
@@ -141,16 +141,16 @@ class DataParallel(Parallelism, DDPStrategy):
                 return closure()
         output = super().optimizer_step(optimizer, closure, model, **kwargs)
         if self.local_steps > 1 and optimizer is self.optimizers[0]:
-            self._alone += 1
-            if self._alone == self.local_steps:
+            self._steps_alone += 1
+            if self._steps_alone == self.local_steps:
                 self._average()
         return output
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         output = super().training_step(*args, **kwargs)
         module: Any = self.lightning_module
-        if module.trainer.datamodule.evaluation_due:  # what is measured and saved is the same on all ranks
-            if self._alone or (self.local_steps > 1 and len(self.optimizers) > 1):
+        if module.trainer.datamodule.evaluation_due:  # evaluations and checkpoints are of the same weights on all ranks
+            if self._steps_alone or (self.local_steps > 1 and len(self.optimizers) > 1):
                 self._average()
             share_buffers(module)
         return output
@@ -158,20 +158,20 @@ class DataParallel(Parallelism, DDPStrategy):
     @torch.no_grad()
     def _average(self) -> None:
         begin = time.perf_counter()
-        learned = self._learned()
+        learned = self._trained()
         average_parameters(iter(learned), dist.distributed_c10d._get_default_group())
         self.traffic += all_reduced(sum(p.numel() * p.element_size() for p in learned))
-        self._alone = 0
+        self._steps_alone = 0
         self.seconds["communicating"] += time.perf_counter() - begin
 
-    def _learned(self) -> list[nn.Parameter]:
+    def _trained(self) -> list[nn.Parameter]:
         assert self.lightning_module is not None
         return [p for p in self.lightning_module.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def lightning_module_state_dict(self) -> dict[str, Any]:
         state = super().lightning_module_state_dict()
-        if self._alone:  # a checkpoint holds the mean
+        if self._steps_alone:  # a checkpoint holds the average
             assert self.lightning_module is not None
             for name in [name for name, p in self.lightning_module.named_parameters() if p.requires_grad]:
                 state[name] = state[name].clone()
@@ -180,20 +180,20 @@ class DataParallel(Parallelism, DDPStrategy):
         return state
 
     def capture(self) -> dict[str, Any]:
-        state = {**super().capture(), "batches": self._batches, "alone": self._alone}
-        if self._kept:
-            state["gradients"] = [None if g is None else g.cpu() for g in self._kept]
-        if self.local_steps > 1:  # each rank has its own between two averages
-            state["weights"] = [p.detach().cpu().clone() for p in self._learned()]
+        state = {**super().capture(), "batches": self._batches, "alone": self._steps_alone}
+        if self._accumulated:
+            state["gradients"] = [None if g is None else g.cpu() for g in self._accumulated]
+        if self.local_steps > 1:  # they differ between the ranks until the next average
+            state["weights"] = [p.detach().cpu().clone() for p in self._trained()]
             state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         return state
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self._batches, self._alone = state["batches"], state["alone"]
-        self._kept = [None if g is None else g.to(self.root_device) for g in state.get("gradients", [])]
-        for parameter, value in zip(self._learned(), state.get("weights", []), strict=False):
+        self._batches, self._steps_alone = state["batches"], state["alone"]
+        self._accumulated = [None if g is None else g.to(self.root_device) for g in state.get("gradients", [])]
+        for parameter, value in zip(self._trained(), state.get("weights", []), strict=False):
             parameter.copy_(value)
         for optimizer, own in zip(self.optimizers, state.get("optimizers", []), strict=False):
             optimizer.load_state_dict(own)

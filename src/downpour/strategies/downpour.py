@@ -1,4 +1,4 @@
-"""Downpour SGD (Dean et al. 2012, section 4.1): (3)-(4) of the lecture, by workers that do not wait for each other."""
+"""Downpour SGD (Dean et al. 2012, section 4.1): (3)-(4) of the lecture, computed asynchronously."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,9 @@ from downpour.strategies.served import Served
 class Downpour(Served):
     """Asynchronous stochastic gradient descent with a parameter server.
 
-    theta lies on the servers, each of which keeps some of its tensors. A worker computes g at the theta it has, (3);
-    the servers make theta <- theta - alpha g, (4), with the run's optimizer, in the order in which gradients arrive. By
-    then theta may be another: the updates in between are the gradient's staleness.
+    The servers keep theta, each of them some of its tensors. A worker computes g at its copy of theta, (3); the servers
+    make theta <- theta - alpha g, (4), with the run's optimizer, in the order in which gradients arrive. The staleness
+    of a gradient is the number of updates since its worker fetched theta.
     """
 
     name: ClassVar[str] = "downpour"
@@ -37,13 +37,13 @@ class Downpour(Served):
     ):
         """
         Args:
-            n_push: gradient steps between two pushes, of the sum of their gradients.
+            n_push: gradient steps between two pushes, each of the sum of the gradients since the last one.
             n_fetch: gradient steps between two fetches.
-            local_steps: between two fetches, a worker also steps its own copy.
-            overlap: push and fetch while the next gradient is computed. What comes is used a step later, so a gradient
-                is one update staler; a round still ends when all has come.
+            local_steps: between two fetches, a worker updates its own copy as well.
+            overlap: push and fetch while the next gradient is computed. Fetched parameters are used one step later, so
+                gradients are one update staler; a round ends when its last exchange has.
             staleness_aware: divide the step size by the staleness of the gradient (Zhang et al. 2016).
-            max_staleness: drop gradients that are staler than this; null: none.
+            max_staleness: drop gradients that are staler than this; null drops none.
         """
         super().__init__(*args, **kwargs)
         self.n_push, self.n_fetch, self.local_steps = n_push, n_fetch, local_steps
@@ -55,7 +55,7 @@ class Downpour(Served):
         return settings["n_push"]
 
     def server(self, workers: int, make_optimizer: OptimizerFactory) -> ParameterServer:
-        """What one of its server processes runs."""
+        """The server that one server process runs."""
         make_set = partial(ParameterSet, make_optimizer=make_optimizer, bound=self.bound, aware=self.aware)
         return ParameterServer(Board(workers, self.longest_wait), make_set)
 

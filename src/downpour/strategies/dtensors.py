@@ -1,4 +1,4 @@
-"""Tensors whose parts lie on several ranks, and what does not take them together."""
+"""DTensors, whose parts are on several ranks: gathering, placing, and the optimizers that hold them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,23 +10,23 @@ from torch.optim import Optimizer
 
 
 def gathered(value: Any) -> Any:
-    """All of a tensor, on the device of every rank, which all must ask; what is not spread as it is."""
+    """The whole of a DTensor, on the device of every rank (a collective); anything else unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def whole(value: Any) -> Any:
-    """All of a tensor, on the CPU of every rank, which all must ask; what is no tensor as it is."""
+    """The whole of a tensor, on the CPU of every rank (a collective); anything else unchanged."""
     value = gathered(value)
     return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def part(value: Any) -> Any:
-    """A tensor as it is spread; one that is not, on the CPU; what is no tensor as it is."""
+    """A DTensor unchanged; any other tensor on the CPU; anything else unchanged."""
     return value if isinstance(value, DTensor) else whole(value)
 
 
 def placed(value: Tensor, like: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, spread as `like` is; what is spread already as it is."""
+    """A whole tensor as a DTensor that is placed as `like` is; a DTensor unchanged."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor):
         return value
     mesh, placements = like.device_mesh, like.placements
@@ -38,7 +38,7 @@ def placed(value: Tensor, like: Tensor) -> Tensor:
 
 
 def by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
-    """The parameters in groups that one kernel may take together."""
+    """The parameters grouped by device mesh: a fused kernel accepts one mesh only."""
     groups: dict[Any, list[Tensor]] = {}
     for parameter in parameters:
         groups.setdefault(parameter.device_mesh if isinstance(parameter, DTensor) else None, []).append(parameter)
@@ -46,11 +46,11 @@ def by_mesh(parameters: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def split_by_mesh(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Split the optimizer's groups so that one kernel can take each; returns the groups as they were."""
+    """Split the optimizer's groups by device mesh, which fused kernels need; returns the groups before."""
     before = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
     optimizer.param_groups[:] = [{**group, "params": part} for group in before for part in by_mesh(group["params"])]
     for group in optimizer.param_groups:
-        if group.get("fused") and isinstance(group["params"][0], DTensor):  # not every such kernel takes parts
+        if group.get("fused") and isinstance(group["params"][0], DTensor):  # not every fused kernel accepts DTensors
             group.update(fused=False, foreach=True)
     return before
 
@@ -58,7 +58,7 @@ def split_by_mesh(optimizer: Optimizer) -> list[dict[str, Any]]:
 def optimizer_state(
     optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], of: Callable[[Any], Any] = whole
 ) -> dict[str, Any]:
-    """The state_dict that the optimizer would have in one process; all ranks must ask.
+    """The state_dict that the optimizer would have in one process (a collective).
 
     Args:
         groups: what `split_by_mesh` returned.
@@ -73,7 +73,7 @@ def optimizer_state(
         if p in optimizer.state
     }
     kernels = ("fused", "foreach")
-    found = [
+    merged = [
         {
             **options[id(group["params"][0])],
             **{name: group[name] for name in kernels if name in group},
@@ -81,11 +81,11 @@ def optimizer_state(
         }
         for group in groups
     ]
-    return {"state": state, "param_groups": found}
+    return {"state": state, "param_groups": merged}
 
 
 def load_optimizer_state(optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], saved: Mapping[str, Any]) -> None:
-    """Go on from the state_dict of one process; the inverse of `optimizer_state`."""
+    """Load the state_dict of one process; the inverse of `optimizer_state`."""
     number = _numbers(groups)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
@@ -107,4 +107,5 @@ def load_optimizer_state(optimizer: Optimizer, groups: Sequence[Mapping[str, Any
 
 
 def _numbers(groups: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """id of a parameter -> its number in a state_dict."""
     return {id(p): i for i, p in enumerate(p for group in groups for p in group["params"])}

@@ -1,4 +1,4 @@
-"""A worker's side of the conversation with the servers of its run."""
+"""A worker's connection to the servers of its run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,22 +14,23 @@ from downpour.strategies.messages import Kind, pack, unpack
 from downpour.strategies.parameter_server import WANTS_PARAMETERS
 from downpour.strategies.transport import Channel, Frame, Lost, Refused, connect
 
-SMALL = 1 << 16  # bytes: copying them takes less time than listing them
+SMALL = 1 << 16  # bytes: below, copying into one buffer is faster than sending a list of buffers
 
 
 class TooFew(Exception):
-    """Fewer workers are left than an update takes."""
+    """Fewer workers are left than an update needs."""
 
 
 @dataclass
 class Part:
-    """What of one optimizer's parameters lies on one server.
+    """The parameters of one optimizer that one server keeps.
 
     Attributes:
-        index: which of them.
-        gradient, parameters: staging for what is sent and what comes.
-        into: where the content of an answer goes.
-        version: of the parameters that were fetched last.
+        server: number of the server.
+        index: numbers of these parameters among the optimizer's.
+        gradient, parameters: buffers to send from and to receive into.
+        into: buffers for the content of answers; see `Channel.receive`.
+        version: of the parameters that were received last.
     """
 
     server: int
@@ -44,18 +45,18 @@ class Link:
     """All servers of the run, as one of its workers sees them.
 
     Attributes:
-        others: what the other workers have done.
-        asked: the newest request of rank 0 for a checkpoint.
-        stopping: rank 0 wants the run to end.
+        others: step counts of the other workers.
+        asked: number of the newest request of rank 0 for checkpoints.
+        stopping: rank 0 has requested the end of the run.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], token: bytes, rank: int, seconds: float):
         """
         Args:
-            addresses: of the servers.
+            addresses: (host, port) of each server.
             token: the secret of the run.
             rank: of this worker.
-            seconds: longest wait for an answer.
+            seconds: timeout for each answer.
 
         Raises:
             Failed: a server cannot be reached.
@@ -79,7 +80,7 @@ class Link:
         return total - before
 
     def divide(self, sets: Sequence[Sequence[Tensor]]) -> None:
-        """Agree with the servers, without a word, on who keeps which parameters of each optimizer."""
+        """Compute which server keeps which parameters of each optimizer; the same on all workers."""
         self.sets = []
         for number, tensors in enumerate(sets):
             shapes = [shape_of(tensor) for tensor in tensors]
@@ -93,7 +94,7 @@ class Link:
             self.sets.append(parts)
 
     def create(self, sets: Sequence[Sequence[Tensor]]) -> None:
-        """Have the servers keep the parameters as they are here."""
+        """Create the parameters on the servers, with the values that they have here."""
         for server in range(len(self.channels)):
             mine = [next((p for p in parts if p.server == server), None) for parts in self.sets]
             tensors = [
@@ -111,33 +112,36 @@ class Link:
         parameters: Sequence[Tensor] | None,
         versions: Sequence[int] | None = None,
     ) -> int:
-        """Send gradients of optimizer `number`; given its parameters, replace them by what they are then.
+        """Send the gradients of optimizer `number`, and wait for the update.
 
         Args:
-            versions: of the parameters that they were computed at, where these are not the newest that came.
+            gradients: of each parameter; None for one without a gradient.
+            parameters: replaced by their values after the update, if given.
+            versions: of the parameters at which the gradients were computed, on each server; None: those received last.
 
         Returns:
             The gradient's staleness, the largest over the servers.
 
         Raises:
-            TooFew: the servers wait for more gradients than can come.
+            TooFew: fewer workers are left than an update needs.
+            Failed: a server is lost.
         """
         parts = self.sets[number]
         wants = WANTS_PARAMETERS if parameters is not None else 0
         for part, version in zip(parts, versions or self.versions(number), strict=True):
             own = [gradients[i] for i in part.index]
             self._send(part.server, Kind.PUSH, number, version, wants, parts=_staged(part.gradient, own))
-        return max(self._updated(number, part, parameters) for part in parts)
+        return max(self._receive_update(number, part, parameters) for part in parts)
 
     @torch.no_grad()
     def fetch(self, number: int, parameters: Sequence[Tensor]) -> None:
-        """Replace the parameters of optimizer `number` by what they are on the servers."""
+        """Replace the parameters of optimizer `number` by their values on the servers."""
         for part in self.sets[number]:
             self._send(part.server, Kind.FETCH, number, 0, WANTS_PARAMETERS)
         for part in self.sets[number]:
-            self._updated(number, part, parameters)
+            self._receive_update(number, part, parameters)
 
-    def _updated(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
+    def _receive_update(self, number: int, part: Part, parameters: Sequence[Tensor] | None) -> int:
         answer = self._receive(part.server, part.into)
         while answer.kind == Kind.AWAIT:
             self._send(part.server, Kind.AWAIT, number, part.version, WANTS_PARAMETERS)
@@ -150,7 +154,7 @@ class Link:
         return answer.c
 
     def versions(self, number: int) -> list[int]:
-        """Of the newest parameters of optimizer `number` that came, from each server."""
+        """Versions of the parameters of optimizer `number` that were received last, one per server."""
         return [part.version for part in self.sets[number]]
 
     def capture(self) -> list[dict[str, Any]]:
@@ -158,20 +162,20 @@ class Link:
         return [unpack(self.ask(server, Kind.CAPTURE).content) for server in range(len(self.channels))]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Set every server to a state."""
+        """Restore the state of every server."""
         for server, state in enumerate(states):
             self.ask(server, Kind.RESTORE, content=pack(state))
 
     def statistics(self) -> list[list[dict[str, Any]]]:
-        """Of every set, those of the servers that keep a part of it; see `ParameterServer.statistics`."""
+        """For each optimizer, the statistics of the servers that keep a part; see `ParameterServer.statistics`."""
         found = [unpack(self.ask(server, Kind.STATISTICS).content) for server in range(len(self.channels))]
         return [[each[number] for each in found if each[number]] for number in range(len(self.sets))]
 
     def report(self, steps: int, gradient_steps: int) -> list[tuple[int, str]]:
-        """Say how far this worker is; hear how far the others are and what is asked for.
+        """Report this worker's progress; receive that of the others and the requests of rank 0.
 
         Returns:
-            To rank 0: workers that have gone since the last time, and why.
+            On rank 0: (worker, reason) of those that have left since the last call.
         """
         answer = self.ask(0, Kind.REPORT, steps, gradient_steps)
         self.others.steps, self.others.gradient_steps = answer.a, answer.b
@@ -179,39 +183,39 @@ class Link:
         return [(worker, reason) for worker, reason in unpack(answer.content)] if answer.content else []
 
     def post(self, box: int, value: Any) -> None:
-        """Leave something for rank 0."""
+        """Put a message for rank 0 into a box."""
         self.ask(0, Kind.POST, box, self.asked, content=pack(value))
 
     def collect(self, box: int, *, ask: bool = False) -> list[tuple[int, Any]]:
-        """(worker, what it left) of all others; `ask` for it first, and wait."""
+        """(worker, message) of all messages in a box; with `ask`, request them first, and wait."""
         count = self.ask(0, Kind.COLLECT, box, 0, ask).a
         frames = [self._receive(0) for _ in range(count)]
         return [(frame.a, unpack(frame.content)) for frame in frames]
 
     def publish(self, value: Any) -> None:
-        """Let the others begin, from this."""
+        """Publish the state from which the other workers start."""
         self.ask(0, Kind.PUBLISH, content=pack(value))
 
     def join(self) -> Any:
-        """Wait until rank 0 has published, and what; None if it has gone."""
+        """Wait for the state that rank 0 publishes, and return it; None if rank 0 has left."""
         while (answer := self.ask(0, Kind.JOIN)).a:
             pass
         return unpack(answer.content) if answer.content else None
 
     def stop(self, seconds: int = 0) -> None:
-        """Have the others end; wait so long for them to leave."""
-        for server in reversed(range(len(self.channels))):  # server 0 last: it is where all look
+        """Request the end of the run; wait up to `seconds` for the others to leave."""
+        for server in reversed(range(len(self.channels))):  # server 0 last: the workers get the request from it
             self.ask(server, Kind.STOP, 0 if server else seconds)
 
     def leave(self, reason: str = "") -> None:
-        """Go, and say why if it is too early."""
+        """Leave the run; a reason means that it was not over."""
         for server in range(len(self.channels)):
             self._send(server, Kind.LEAVE, parts=(reason.encode(),))
             self._receive(server)
             self.channels[server].close()
 
     def ask(self, server: int, kind: Kind, a: int = 0, b: int = 0, c: int = 0, content: Any = None) -> Frame:
-        """Send a frame whose content is a buffer, and wait for the answer."""
+        """Send a frame, with a buffer as its content, and wait for the answer."""
         self._send(server, kind, a, b, c, parts=() if content is None else (content,))
         return self._receive(server)
 
@@ -233,7 +237,7 @@ class Link:
 
 
 def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The gradients as buffers to send: large ones as they are, where that is what the block would hold."""
+    """The gradients as buffers to send: large ones without a copy, if their layout is that of the block."""
     if block.size < SMALL and not any([tensor is None for tensor in tensors]):
         torch._foreach_copy_(block.tensors, tensors)  # type: ignore[arg-type]
         block.mask[:] = b"\1" * len(tensors)
@@ -241,8 +245,8 @@ def _staged(block: Block, tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
     kinds = {(t.dtype, t.device.type, t.is_contiguous()) if t is not None else None for t in tensors}
     if kinds in ({(torch.float32, "cpu", True)}, {(torch.float64, "cpu", True)}):
         return (*(t.detach().numpy() for t in tensors if t is not None), b"\1" * len(tensors))
-    there = [(to, tensor) for to, tensor in zip(block.tensors, tensors, strict=True) if tensor is not None]
-    if there:
-        torch._foreach_copy_([to for to, _ in there], [tensor for _, tensor in there])
+    present = [(to, tensor) for to, tensor in zip(block.tensors, tensors, strict=True) if tensor is not None]
+    if present:
+        torch._foreach_copy_([to for to, _ in present], [tensor for _, tensor in present])
     block.mask[:] = bytes(tensor is not None for tensor in tensors)
     return (block.buffer,)

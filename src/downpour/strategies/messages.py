@@ -1,4 +1,4 @@
-"""What frames mean, and plain data as their content: reading it runs no code."""
+"""The kinds of frames, and the encoding of plain data as their content; decoding runs no code."""
 
 import io
 from enum import IntEnum
@@ -8,9 +8,9 @@ import torch
 
 
 class Kind(IntEnum):
-    """Of a frame."""
+    """Kind of a frame; comments give its numbers and content."""
 
-    HELLO = 1  # worker number: the first word on every connection
+    HELLO = 1  # worker number; the first frame on every connection
     DONE = 2
     CREATE = 3  # shapes of every set
     CAPTURE = 4
@@ -25,16 +25,16 @@ class Kind(IntEnum):
     JOIN = 13
     STOP = 14  # longest wait for the others to leave
     LEAVE = 15
-    EVALUATE = 16  # Sandblaster's: version, gradient step, portion or how many
+    EVALUATE = 16  # Sandblaster's: version, gradient step, portion or number of portions
     TASK = 17
     RESULT = 18
     FINISH = 19
-    AWAIT = 20  # set, version: whether it has been superseded; as an answer: not yet, ask again
-    SHORT = 21  # as an answer: too few workers are left to make an update
+    AWAIT = 20  # set, version: whether there is a newer one; as an answer: not yet, ask again
+    SHORT = 21  # as an answer: too few workers are left for an update
 
 
 def pack(value: Any) -> memoryview:
-    """Containers, numbers, text and tensors as bytes."""
+    """Serialize containers, numbers, strings and tensors."""
     content = io.BytesIO()
     torch.save(value, content)
     return content.getbuffer()

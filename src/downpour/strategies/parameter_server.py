@@ -1,4 +1,4 @@
-"""The parameter server of Dean et al. (2012): keeps parameters, applies gradients as they arrive."""
+"""The parameter server of Dean et al. (2012), which keeps parameters and applies gradients as they arrive."""
 
 import threading
 from collections import Counter
@@ -23,7 +23,7 @@ class ParameterSet:
 
     Attributes:
         version: updates so far.
-        staleness: (worker, updates by others between its fetch and the arrival of its gradient) -> how often.
+        staleness: (worker, updates between its fetch and the arrival of its gradient) -> number of gradients.
         dropped: gradients that were too stale.
     """
 
@@ -32,7 +32,7 @@ class ParameterSet:
     ):
         """
         Args:
-            bound: drop a gradient that is staler than this.
+            bound: drop gradients that are staler than this; None drops none.
             aware: divide the step size by the staleness (Zhang et al. 2016, eq. 6).
         """
         self.shapes, self.bound, self.aware = list(shapes), bound, aware
@@ -44,14 +44,14 @@ class ParameterSet:
         self.lock = threading.Lock()
 
     def apply(self, gradient: Block, fetched: int, worker: int) -> tuple[int, bool]:
-        """Make one update, unless the gradient is too stale; hold the lock.
+        """Make one update, unless the gradient is too stale. The caller holds the lock.
 
         Args:
-            gradient: of the same shapes; its mask says which parameters have one.
-            fetched: the version it was computed at.
+            gradient: of the same shapes; its mask tells which parameters have a gradient.
+            fetched: the version at which it was computed.
 
         Returns:
-            Its staleness, and whether it was applied.
+            (staleness, whether it was applied).
         """
         staleness = self.version - fetched
         self.staleness[worker, staleness] += 1
@@ -71,11 +71,11 @@ class ParameterSet:
         self.version += 1
 
     def settle(self, fetched: int, worker: int) -> Kind:
-        """What to answer to a gradient of version `fetched`, when; hold the lock."""
+        """Kind of the answer to a gradient of version `fetched`; may wait for updates. The caller holds the lock."""
         return Kind.DONE
 
     def wake(self) -> None:
-        """Look again whether whoever waits has something to wait for."""
+        """Have those that wait in `settle` check again: a worker may have left."""
 
     def _shorter_step(self, staleness: int) -> None:
         full = [group["lr"] for group in self.optimizer.param_groups]
@@ -83,11 +83,11 @@ class ParameterSet:
             group["lr"] = group["lr"] / staleness
         self.optimizer.step()
         for group, lr in zip(self.optimizer.param_groups, full, strict=True):
-            if "base_lr" not in group:  # otherwise its schedule has set the next one
+            if "base_lr" not in group:  # otherwise the schedule has set that of the next step
                 group["lr"] = lr
 
     def capture(self) -> dict[str, Any]:
-        """All of it, as plain data."""
+        """The state, as plain data."""
         with self.lock:
             return {
                 "parameters": [p.detach().clone() for p in self.parameters],
@@ -98,7 +98,7 @@ class ParameterSet:
             }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `capture` returned, or from a part of it."""
+        """Restore what `capture` returned, or a part of it."""
         with self.lock, torch.no_grad():
             for parameter, value in zip(self.parameters, state.get("parameters", self.parameters), strict=True):
                 parameter.copy_(value)
@@ -109,18 +109,18 @@ class ParameterSet:
 
 
 class ParameterServer:
-    """One of the servers of a run. Server 0 also keeps the board, on which its workers leave word for each other."""
+    """One of the servers of a run. The board of server 0 is the one that the workers use; see `Board`."""
 
     def __init__(self, board: Board, make_set: Callable[[Sequence[Shape]], ParameterSet]):
         """
         Args:
-            make_set: what keeps parameters of these shapes.
+            make_set: makes the set that keeps parameters of these shapes.
         """
         self.board, self.make_set = board, make_set
         self.sets: list[ParameterSet | None] = []
 
     def serve(self, channel: Channel) -> None:
-        """Answer one worker until it has gone; each has a thread of its own."""
+        """Answer the messages of one worker until it leaves; each worker has its own thread."""
         worker = channel.receive().a
         blocks: dict[int, Block] = {}
         into: dict[tuple[int, int], memoryview] = {}
@@ -138,7 +138,7 @@ class ParameterServer:
                 blocks[number] = Block(shapes)
                 into[Kind.PUSH, number] = blocks[number].buffer
                 replies[number] = memoryview(bytearray(blocks[number].size))
-                if frame.kind == Kind.PUSH:  # the first went elsewhere
+                if frame.kind == Kind.PUSH:  # it was received before there was a buffer
                     blocks[number].buffer[:] = frame.content
             self._exchange(channel, worker, frame, blocks[number], replies[number])
             return True
@@ -168,7 +168,7 @@ class ParameterServer:
                 kind = own.settle(fetched, worker)
             wants = wants and kind == Kind.DONE
             version = own.version
-            if wants:  # what is sent must not change on the way
+            if wants:  # other threads may update while it is sent
                 reply[:] = own.block.buffer[: own.block.size]
         channel.send(kind, number, version, staleness, applied, (reply,) if wants else ())
 
@@ -196,7 +196,7 @@ class ParameterServer:
         return True
 
     def statistics(self) -> list[Any]:
-        """For each set: updates, dropped gradients, staleness, step size."""
+        """For each set: updates, dropped gradients, staleness, step size; None for one without parameters here."""
         found: list[Any] = []
         for own in self.sets:
             if own is None:

@@ -1,10 +1,10 @@
-"""A network cut into stages of layers, a rank each, through which parts of every batch follow one another."""
+"""Pipeline parallelism: each rank has one stage of the layers, and a batch passes through in microbatches."""
 
 import itertools
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -24,11 +24,19 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float64, torch.float16]
 SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
+@runtime_checkable
+class Layered(Protocol):
+    """A network that is a sequence of layers."""
+
+    def in_order(self) -> list[nn.Module]:
+        """The layers, each of which takes the output of the one before."""
+
+
 class Pipeline(Parallelism, DDPStrategy):
     """DistBelief's partition by layers (Dean et al. 2012, section 3), scheduled as GPipe or one-forward-one-backward.
 
-    A rank keeps the weights and optimizer memory of its own stage only. The gradient is that of the whole batch (with
-    batch normalization: its statistics are those of a part). A checkpoint is put together to one file of everything.
+    A rank has the weights and the optimizer state of its own stage only. The gradient is that of the whole batch (batch
+    normalization uses the statistics of a microbatch). A checkpoint is one file with all stages.
     """
 
     name: ClassVar[str] = "pipeline"
@@ -44,13 +52,13 @@ class Pipeline(Parallelism, DDPStrategy):
         """
         Args:
             hardware: of the run; there are as many stages as ranks.
-            schedule: all parts forward, then all backward; or backward as soon as possible, which keeps fewer of them
-                in memory (Huang et al. 2019; Narayanan et al. 2019).
-            microbatches: parts of a batch.
-            cuts: number of the first layer of each stage but the first; null gives each about as many weights.
+            schedule: `gpipe`: all microbatches forward, then all backward (Huang et al. 2019); `1f1b`: backward as soon
+                as possible, which holds the activations of fewer of them (Narayanan et al. 2019).
+            microbatches: parts that a batch is divided into.
+            cuts: number of the first layer of each stage but the first; null balances the numbers of weights.
 
         Raises:
-            ConfigError: more stages than parts, a wrong number of cuts, a precision that scales the loss.
+            ConfigError: more stages than microbatches, a wrong number of cuts, a precision that scales the loss.
         """
         super().__init__()
         self.stages = self.ranks_per_replica = hardware.world_size
@@ -83,7 +91,7 @@ class Pipeline(Parallelism, DDPStrategy):
 
     def prepare(self, algorithm: Any) -> None:
         network = algorithm.network
-        if not hasattr(network, "in_order"):
+        if not isinstance(network, Layered):
             advice = "is not layers in a row: use model=mlp, convnet or resnet, or strategy=ddp"
             raise ConfigError("model", type(network).__name__, advice)
         layers = network.in_order()
@@ -101,16 +109,16 @@ class Pipeline(Parallelism, DDPStrategy):
         self.model = self.precision_plugin.convert_module(module)
         rank, layers = self.global_rank, module.network.in_order()
         own = layers[self._bounds[rank] : self._bounds[rank + 1]]
-        kept = {id(t) for layer in own for t in (*layer.parameters(), *layer.buffers())}
-        self._own = [name for name, value in module.state_dict(keep_vars=True).items() if id(value) in kept]
+        own_tensors = {id(t) for layer in own for t in (*layer.parameters(), *layer.buffers())}
+        self._own = [name for name, value in module.state_dict(keep_vars=True).items() if id(value) in own_tensors]
         for tensor in (*module.parameters(), *module.buffers()):
-            if id(tensor) not in kept:
+            if id(tensor) not in own_tensors:
                 tensor.data = tensor.data.new_empty(0)
         self.model_to_device()
         self._part = nn.Sequential(*own)
         stage = PipelineStage(self._part, rank, self.stages, self.root_device)
         self._schedule = SCHEDULES[self.schedule](stage, self.microbatches, loss_fn=module.error)
-        module.network.forward = self._through
+        module.network.forward = self._forward
         self.setup_optimizers(trainer)
         if len(self.optimizers) > 1 or isinstance(self.optimizers[0], torch.optim.LBFGS):
             kind = type(self.optimizers[0]).__name__
@@ -127,21 +135,21 @@ class Pipeline(Parallelism, DDPStrategy):
         begin = time.perf_counter()
         losses: list[Tensor] = []
         for x, y in zip(round["input"].unbind(0), round["target"].unbind(0), strict=True):
-            if self._per_step is None:  # every step sends as much
+            if self._per_step is None:  # all steps send the same number of bytes
                 with Traffic() as sent:
                     outputs = self._gradient_step(module, x, y, losses)
                 self._per_step = sent.bytes
             else:
                 outputs = self._gradient_step(module, x, y, losses)
             self.traffic += self._per_step
-        facts = torch.zeros(2, device=self.root_device)
+        results = torch.zeros(2, device=self.root_device)
         if self._last:
-            facts[0] = torch.stack(losses).mean()
-            facts[1] = (outputs.argmax(-1) == y).float().mean() if module.classes is not None else 0.0
-        dist.broadcast(facts, self.stages - 1)
-        module.latest["loss"] = loss = float(facts[0])
+            results[0] = torch.stack(losses).mean()
+            results[1] = (outputs.argmax(-1) == y).float().mean() if module.classes is not None else 0.0
+        dist.broadcast(results, self.stages - 1)
+        module.latest["loss"] = loss = float(results[0])
         if module.classes is not None:
-            module.latest["accuracy"] = float(facts[1])
+            module.latest["accuracy"] = float(results[1])
         if not math.isfinite(loss):
             raise TrainingError(module.explain(loss, round))
         module.learning_seconds += time.perf_counter() - begin
@@ -149,38 +157,38 @@ class Pipeline(Parallelism, DDPStrategy):
     def _gradient_step(self, module: Any, x: Tensor, y: Tensor, losses: list[Tensor]) -> Any:
         optimizer: Any = module.optimizers()
         optimizer.zero_grad()
-        given = (x,) if self.global_rank == 0 else ()
-        wanted: dict[str, Any] = {"target": y, "losses": losses} if self._last else {}
+        inputs = (x,) if self.global_rank == 0 else ()
+        keywords: dict[str, Any] = {"target": y, "losses": losses} if self._last else {}
         with self.precision_plugin.train_step_context():
-            outputs = self._schedule.step(*given, **wanted)
+            outputs = self._schedule.step(*inputs, **keywords)
         module.latest.update(module.clip_and_step(optimizer))
         module.advance()
         return outputs
 
     @torch.no_grad()
-    def _through(self, x: Tensor) -> Tensor:
-        """What the network's forward pass is outside of training: through all stages, the result on all ranks."""
+    def _forward(self, x: Tensor) -> Tensor:
+        """The network's forward pass outside of training: through all stages; all ranks get the output."""
         rank = self.global_rank
         if rank > 0:
-            x = self._received(rank - 1)
+            x = self._receive(rank - 1)
         y = self._part(x)
         if not self._last:
             self._send(y, rank + 1)
-        return self._received(None, y) if self._last else self._received(None)
+        return self._receive(None, y) if self._last else self._receive(None)
 
     def _send(self, value: Tensor, rank: int) -> None:
         dist.send(self._header(value), rank)
         dist.send(value.contiguous(), rank)
 
     def _header(self, value: Tensor | None = None) -> Tensor:
-        """Shape and dtype: [dimensions, dtype, *shape, ...]."""
+        """Shape and dtype of a tensor, [10]: number of dimensions, dtype, shape, zeros."""
         header = torch.zeros(10, dtype=torch.int64)
         if value is not None:
             header[: 2 + value.ndim] = torch.tensor([value.ndim, DTYPES.index(value.dtype), *value.shape])
         return header.to(self.root_device)
 
-    def _received(self, source: int | None, value: Tensor | None = None) -> Tensor:
-        """From a rank; or, where that is None, what the last rank has, on all of them."""
+    def _receive(self, source: int | None, value: Tensor | None = None) -> Tensor:
+        """Receive a tensor from a rank; or, if `source` is None, broadcast `value` from the last rank."""
         header = self._header(value)
         if source is None:
             dist.broadcast(header, self.stages - 1)
@@ -231,7 +239,7 @@ class Pipeline(Parallelism, DDPStrategy):
 
 
 def even_cuts(layers: Sequence[nn.Module], stages: int) -> list[int]:
-    """Where each stage but the first begins, so that each has about as many weights; none is empty."""
+    """Number of the first layer of each stage but the first. Balances the numbers of weights; no stage is empty."""
     sizes = [sum(p.numel() for p in layer.parameters()) for layer in layers]
     before = list(itertools.accumulate(sizes))
     cuts: list[int] = []

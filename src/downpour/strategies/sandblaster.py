@@ -1,4 +1,4 @@
-"""Sandblaster L-BFGS (Dean et al. 2012, section 4.2): one large batch, computed in portions by whoever is free."""
+"""Sandblaster L-BFGS (Dean et al. 2012, section 4.2): one large batch, computed in portions by free workers."""
 
 import array
 import time
@@ -23,21 +23,22 @@ from downpour.trainer import Hardware
 
 
 class Portioned(Optimizer):
-    """Rank 0 makes the steps of an optimizer that evaluates the loss itself; all ranks compute what it asks for.
+    """Rank 0 makes the steps of an optimizer that evaluates a closure; all ranks compute the evaluations.
 
-    The closure must take a slice of the batch, return its mean loss and leave its gradient; its length is the batch's.
+    The closure must take a slice of the batch, return its mean loss and set its gradient; its length is the batch size.
 
     Attributes:
-        waited: seconds so far for the coordinator, and so for the portions of others.
+        number: gradient steps so far.
+        waited: seconds spent waiting for the coordinator, and so for the portions of others.
     """
 
     def __init__(self, inner: Optimizer, link: Link, portions: int, seed: int = 0):
         """
         Args:
-            inner: the optimizer; rank 0's is the one that matters.
-            portions: that the batch is divided in.
-            seed: of what a network draws (dropout): it depends on the step and the portion alone, so that one step
-                descends on one function.
+            inner: the optimizer; only rank 0's makes steps.
+            portions: number of parts of a batch.
+            seed: of what a network draws (dropout), which depends on the step and the portion only, so that all
+                evaluations of a step are of the same function.
         """
         super().__init__([p for group in inner.param_groups for p in group["params"]], {})
         self.inner, self.link, self.portions, self.seed = inner, link, portions, seed
@@ -50,7 +51,7 @@ class Portioned(Optimizer):
             link.ask(0, Kind.CREATE, content=pack([tuple(shape) for shape in shapes]))
 
     def step(self, closure: Any = None) -> Any:
-        """Gradient step `number`; returns the loss before it (0 where it is over already)."""
+        """Gradient step `number`; returns the loss before it (0 if the others have already made it)."""
         if self.link.rank == 0:
             loss: Any = self.inner.step(lambda: self._evaluate(closure))  # type: ignore[arg-type, return-value]
             self._ask(Kind.FINISH, 0, self.number, content=array.array("d", [float(loss)]))
@@ -77,7 +78,7 @@ class Portioned(Optimizer):
         return answer
 
     def _work(self, closure: Any, end: int) -> Frame:
-        """Compute portions until the coordinator says that it is the end."""
+        """Compute portions until the coordinator replies with `end`."""
         answer = self._ask(Kind.TASK, 0, self.number)
         while answer.a != end:
             if answer.a != WORK:
@@ -94,7 +95,7 @@ class Portioned(Optimizer):
         return answer
 
     def _compute(self, closure: Any, portion: int) -> bytes:
-        """This portion's share of the gradient of the mean over the batch, and of the loss."""
+        """This portion's part of the gradient of the batch's mean loss, followed by its part of that loss, as bytes."""
         size, portions = len(closure), min(self.portions, len(closure))
         begin, end = size * portion // portions, size * (portion + 1) // portions
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
@@ -116,7 +117,7 @@ class Portioned(Optimizer):
 class Sandblaster(Asynchronous):
     """Batch optimization: rank 0 runs the optimizer, every rank computes portions of the same batch.
 
-    A worker that dies costs the run its speed, not a bit of its result.
+    The loss of a worker makes the run slower, but does not change its result.
     """
 
     name: ClassVar[str] = "sandblaster"
@@ -131,15 +132,15 @@ class Sandblaster(Asynchronous):
     ):
         """
         Args:
-            portions: that a batch is divided in; many more than workers, so that the fast do more of them.
-            backups: copies of a late portion that free workers may compute beside the first.
+            portions: number of parts of a batch; many more than workers, so that faster ones compute more of them.
+            backups: copies of a late portion that free workers may compute.
         """
         super().__init__(hardware, **kwargs)
         self.ranks_per_replica = hardware.world_size  # all see the same batch
         self.portions, self.backups = portions, backups
 
     def server(self, workers: int, make_optimizer: Callable[..., Optimizer]) -> Coordinator:
-        """What its server process runs."""
+        """The server that its server process runs."""
         return Coordinator(Board(workers, self.longest_wait), self.backups)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
@@ -177,13 +178,13 @@ class Sandblaster(Asynchronous):
         return output
 
     def progress(self, data: Any, algorithm: Any) -> tuple[int, int]:
-        return 0, 0  # each step is everybody's
+        return 0, 0  # all workers make each step together
 
     def gather(self, items: list[Any]) -> list[Any]:
         return items
 
-    def gather_states(self, mine: dict[str, Any]) -> list[dict[str, Any] | None]:
-        return [mine] * self.run.world_size
+    def gather_states(self, own: dict[str, Any]) -> list[dict[str, Any] | None]:
+        return [own] * self.run.world_size
 
     def metrics(self, gradient_steps: int) -> dict[str, float]:
         found = unpack(self.link.ask(0, Kind.STATISTICS).content)

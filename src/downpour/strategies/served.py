@@ -1,4 +1,4 @@
-"""What strategies share whose parameters lie on servers: whatever steps an optimizer makes are made there."""
+"""Base of the strategies whose parameters are kept by servers, which make the steps of the optimizers."""
 
 import contextlib
 import csv
@@ -24,7 +24,7 @@ COLUMNS = ("optimizer", "server", "worker", "staleness", "updates")
 
 
 class Served(Asynchronous):
-    """Workers that push gradients to parameter servers and fetch parameters; a subclass says what a server does."""
+    """Workers that push gradients to parameter servers and fetch parameters; a subclass defines the server."""
 
     def __init__(self, *args: Any, servers: PositiveInt = 1, **kwargs: Any):
         """
@@ -37,7 +37,7 @@ class Served(Asynchronous):
         self._recorded: Counter[int] = Counter()
 
     def remote(self, optimizer: Optimizer, number: int) -> Remote:
-        """What has the servers make the steps of optimizer `number` of the rule."""
+        """The replacement of optimizer `number` of the algorithm, whose steps are made by the servers."""
         return Remote(optimizer, number, self.link)
 
     def check(self, algorithm: Any, data: Any, config: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class Served(Asynchronous):
 
     @torch.no_grad()
     def snapshot(self) -> None:
-        """The servers' state as it is now; unless this rank has learned since, as it was the last time."""
+        """Capture the servers' state, and use its parameters; not again before this rank has made another step."""
         module: Any = self.lightning_module
         moment = (module.gradient_steps, module.trainer.datamodule.own_steps)
         if self._captured and self._captured[0] == moment:
@@ -115,7 +115,7 @@ class Served(Asynchronous):
         return super().lightning_module_state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As if one process had made all steps."""
+        """The state_dict that the optimizer would have in one process."""
         self.snapshot()
         assert self._captured is not None
         number = self.optimizers.index(optimizer)
@@ -141,7 +141,7 @@ class Served(Asynchronous):
         self.link.restore(states)
 
     def capture(self) -> dict[str, Any]:
-        """What the servers know beside parameters and optimizers."""
+        """The servers' counters; parameters and optimizer states are in Lightning's part of the checkpoint."""
         assert self._captured is not None
         counters = [
             [own and {name: own[name] for name in ("version", "staleness", "dropped")} for own in state["sets"]]
@@ -150,7 +150,7 @@ class Served(Asynchronous):
         return {**super().capture(), "servers": counters, "steps": self._captured[1][0]["steps"]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `capture` returned."""
+        """Restore what `capture` returned."""
         super().restore(state)
         if len(state["servers"]) == len(self.link.channels):
             self.link.restore([{"sets": sets, "steps": state["steps"]} for sets in state["servers"]])

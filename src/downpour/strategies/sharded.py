@@ -1,8 +1,8 @@
-"""Models too large for one device: weights spread over a mesh of ranks, [data parallel, tensor parallel]."""
+"""Models too large for one device: weights sharded over a mesh of ranks, [data parallel, tensor parallel]."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -38,11 +38,19 @@ STYLES: dict[str, ParallelStyle] = {
 }
 
 
-class Sharded(Parallelism, ModelParallelStrategy):
-    """FSDP2 over one dimension of the mesh, tensor parallelism over the other; the same weights as one process has.
+@runtime_checkable
+class Divisible(Protocol):
+    """A network that says how its layers are divided between ranks (tensor parallelism)."""
 
-    The networks of a rule (its parts that are called) are spread; what else it learns, every rank has whole. All ranks
-    must call a network equally often. Any number of ranks can load a checkpoint, one file or a folder of parts.
+    def parallel_plan(self) -> Mapping[str, str]:
+        """Layer name -> one of `STYLES`."""
+
+
+class Sharded(Parallelism, ModelParallelStrategy):
+    """FSDP2 over one dimension of the mesh, tensor parallelism over the other; computes what one process does.
+
+    The networks of an algorithm (its submodules that are called) are sharded; other parameters are replicated. All
+    ranks must call a network equally often. Any number of ranks can load a checkpoint, one file or a folder of parts.
     """
 
     name: ClassVar[str] = "fsdp2"
@@ -58,14 +66,14 @@ class Sharded(Parallelism, ModelParallelStrategy):
         """
         Args:
             hardware: of the run.
-            tensor_parallel: ranks that each layer is divided between; null: all. The others are data parallel, each
-                with its share of every weight.
-            gather_above: a layer of more parameters is gathered on its own, when its turn comes.
-            checkpoint: one file, gathered by all ranks and written by the first; or a folder to which each writes its
-                part, and from which it reads no more.
+            tensor_parallel: ranks that each layer is divided between; null: all. The remaining dimension of the mesh
+                is data parallel, with sharded weights (FSDP2).
+            gather_above: layers with more parameters than this are gathered on their own, when they are computed.
+            checkpoint: `whole`: one file, gathered by all ranks and written by the first; `sharded`: a folder to which
+                each rank writes its part, and from which it reads only its part.
 
         Raises:
-            ConfigError: the ranks cannot be divided so.
+            ConfigError: tensor_parallel does not divide the number of ranks.
         """
         ranks = hardware.world_size
         size = tensor_parallel or ranks
@@ -98,14 +106,14 @@ class Sharded(Parallelism, ModelParallelStrategy):
         self.accelerator.setup(trainer)
         self.model = self.precision_plugin.convert_module(module)
         self.model_to_device()
-        self._spread(module)
+        self._shard(module)
         self.setup_optimizers(trainer)
         self.setup_precision_plugin()
 
-    def _spread(self, module: nn.Module) -> None:
+    def _shard(self, module: nn.Module) -> None:
         mesh, above = self.device_mesh, self.gather_above
         for _, network in networks(module):
-            if any(isinstance(p, DTensor) for p in network.parameters()):  # by a fit before this
+            if any(isinstance(p, DTensor) for p in network.parameters()):  # sharded by an earlier fit
                 continue
             if self.ranks_per_replica > 1:
                 plan: dict[str, Any] = {name: STYLES[how] for name, how in plan_of(network).items()}
@@ -128,7 +136,7 @@ class Sharded(Parallelism, ModelParallelStrategy):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         module: Any = self.lightning_module
         before = module.gradient_steps
-        if self._per_step is None:  # every step sends as much
+        if self._per_step is None:  # all steps send the same number of bytes
             with Traffic() as sent:
                 output = super().training_step(*args, **kwargs)
             if steps := module.gradient_steps - before:
@@ -150,8 +158,8 @@ class Sharded(Parallelism, ModelParallelStrategy):
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        of = part if self._sharded else whole
-        return {name: of(value) for name, value in self.lightning_module.state_dict().items()}
+        convert = part if self._sharded else whole
+        return {name: convert(value) for name, value in self.lightning_module.state_dict().items()}
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         groups = self._whole_groups[self.optimizers.index(optimizer)]
@@ -173,8 +181,8 @@ class Sharded(Parallelism, ModelParallelStrategy):
         def like(place: shards.Place, saved: Tensor) -> Tensor:
             keys: Any = place  # state_dict, name; or optimizer_states, which, state, number of the parameter, name
             own = weights[keys[1]] if keys[0] == "state_dict" else parameters[keys[1]][keys[3]]
-            spread = isinstance(own, DTensor) and own.shape == saved.shape
-            return torch.empty_like(own, dtype=saved.dtype) if spread else torch.empty_like(saved, device="cpu")
+            sharded = isinstance(own, DTensor) and own.shape == saved.shape
+            return torch.empty_like(own, dtype=saved.dtype) if sharded else torch.empty_like(saved, device="cpu")
 
         return shards.read(Path(checkpoint_path), like)
 
@@ -203,7 +211,7 @@ class Sharded(Parallelism, ModelParallelStrategy):
 
 
 def networks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """(name, network) of each part of a rule that is called and has weights."""
+    """(name, network) of each submodule of an algorithm that is called and has weights."""
     for name, child in module.named_children():
         if type(child).forward is nn.Module.forward:
             yield from networks(child, f"{prefix}{name}.")
@@ -211,25 +219,27 @@ def networks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
             yield prefix + name, child
 
 
-def plan_of(network: nn.Module) -> dict[str, str]:
-    """How the layers of a network are divided.
+def plan_of(network: nn.Module) -> Mapping[str, str]:
+    """How the layers of a network are divided: layer name -> one of `STYLES`.
 
     Raises:
-        ConfigError: nobody has said.
+        ConfigError: the network does not tell.
     """
-    plan: Any = getattr(network, "parallel_plan", None)
-    if plan is None:
-        known = [n for n in network_classes.__all__ if hasattr(getattr(network_classes, n), "parallel_plan")]
+    if not isinstance(network, Divisible):
+        known = [n for n in network_classes.__all__ if issubclass(vars(network_classes)[n], Divisible)]
         advice = f"no plan says how its layers are divided: use {', '.join(known)}, or strategy=fsdp2 or ddp"
         raise ConfigError("model", type(network).__name__, advice)
-    return plan()
+    return network.parallel_plan()
 
 
 def check_plan(name: str, network: nn.Module, ranks: int) -> None:
-    """See that `ranks` ranks divide every layer of the plan.
+    """Check that the layers of a network can be divided between `ranks` ranks.
+
+    Args:
+        name: of the network, for messages.
 
     Raises:
-        ConfigError: which layer they do not.
+        ConfigError: the ranks do not divide a layer.
     """
     for layer, how in plan_of(network).items():
         linear: Any = network.get_submodule(layer)

@@ -1,4 +1,4 @@
-"""Counting what collective communication sends."""
+"""Counts the bytes that collective communication sends."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Kind of collective -> how often each of its bytes goes over the wire, times N / (N - 1).
+# Kind of collective -> bytes sent per byte of its tensor, times N / (N - 1).
 FACTORS = {"all_reduce": 2, "allreduce": 2, "all_gather": 1, "allgather": 1, "reduce_scatter": 1, "broadcast": 1}
 
 
 class Traffic(TorchDispatchMode):
-    """While it is entered, adds up the bytes that this rank sends (see `Parallelism.traffic`).
+    """While entered, counts the bytes that this rank sends (see `Parallelism.traffic`).
 
-    What Torch's C++ sends by itself, as DistributedDataParallel does, is not seen.
+    What Torch sends from C++ code, as DistributedDataParallel does, is not counted.
     """
 
     def __init__(self) -> None:
@@ -26,19 +26,19 @@ class Traffic(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(each, DTensor) for each in types):
-            return NotImplemented  # first let it say what that means for its parts
+            return NotImplemented  # let DTensor dispatch the operations on its parts first
         output = func(*args, **(kwargs or {}))
         kind = func._schema.name.partition("::")[2].strip("_") if func.namespace in ("c10d", "_c10d_functional") else ""
         if factor := next((f for name, f in FACTORS.items() if kind.startswith(name)), 0):
             ranks = _ranks(func.namespace, args)
             self.bytes += factor * _largest(args, output) * (ranks - 1) / ranks
-        elif kind == "send" and args[0][0].is_floating_point():  # the rest says what will come, once
+        elif kind == "send" and args[0][0].is_floating_point():  # not integers: headers with the shape, sent once
             self.bytes += _largest(args, output)
         return output
 
 
 def _ranks(namespace: str, args: Any) -> int:
-    """How many take part."""
+    """Number of ranks that take part."""
     if namespace == "c10d":
         boxed = next(a for a in args if isinstance(a, torch.ScriptObject) and "ProcessGroup" in str(a._type()))
         return dist.ProcessGroup.unbox(boxed).size()
@@ -46,7 +46,7 @@ def _ranks(namespace: str, args: Any) -> int:
 
 
 def _largest(args: Any, output: Any) -> int:
-    """The larger side of a gather or a scatter is the whole."""
+    """Bytes of the largest argument or output: of a gather or a scatter, that is the whole tensor."""
     return max(sum(map(_size, tree_leaves(side))) for side in (*args, output))
 
 

@@ -1,4 +1,4 @@
-"""Frames over authenticated sockets: what workers and servers of one run say to each other."""
+"""Frames over authenticated sockets, between the workers and servers of a run."""
 
 import hashlib
 import hmac
@@ -14,23 +14,23 @@ from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-FRAME = struct.Struct("<5qQ")  # what it is, four numbers, bytes that follow
+FRAME = struct.Struct("<5qQ")  # kind, four numbers, bytes of content that follow
 CHALLENGE = 32
 MAC = hashlib.sha256().digest_size
 HANDSHAKE_SECONDS = 10
-TOKEN = "DOWNPOUR_TOKEN"  # the variable in which processes of a run find its secret
+TOKEN = "DOWNPOUR_TOKEN"  # environment variable with the secret of a run, 64 hexadecimal digits
 
 
 class Lost(ConnectionError):
-    """The other side has gone, or does not answer."""
+    """The peer has closed the connection, or does not answer."""
 
 
 class Refused(ConnectionError):
-    """The other side does not know this run's secret."""
+    """The peer does not know the secret of this run."""
 
 
 class Frame(NamedTuple):
-    """A message: what it is, numbers, and content."""
+    """A message: its kind (see `messages.Kind`), four numbers, and content."""
 
     kind: int
     a: int
@@ -41,7 +41,7 @@ class Frame(NamedTuple):
 
 
 class Channel:
-    """One connection whose two sides have proved to know the secret of the run; frames go both ways.
+    """An authenticated connection that carries frames both ways.
 
     Attributes:
         sent, received: bytes so far.
@@ -50,35 +50,35 @@ class Channel:
     def __init__(self, connection: socket.socket, seconds: float | None = None):
         """
         Args:
-            seconds: longest wait for the other side; None waits until it has gone.
+            seconds: timeout of sending and receiving; None waits as long as the peer is connected.
         """
         self.socket = connection
         self.sent = self.received = 0
-        self._head = memoryview(bytearray(FRAME.size))
-        self._likely: memoryview | None = None  # where the content of the last frame went: the next is of that kind
+        self._header = memoryview(bytearray(FRAME.size))
+        self._likely: memoryview | None = None  # buffer of the last content: likely that of the next
         connection.settimeout(None)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host that is switched off says no goodbye
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # detects a host that was switched off
         for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 6)):
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        if seconds:  # by the kernel: Python's own timeouts cost a call to poll each time
+        if seconds:  # in the kernel: Python's own timeouts cost a call of poll for each operation
             for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
                 connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", max(1, int(seconds)), 0))
 
     def send(self, kind: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0, parts: Sequence[Any] = ()) -> None:
-        """Send a frame; its content is that of the buffers `parts`, one after another.
+        """Send a frame, whose content is the concatenation of the buffers `parts`.
 
         Raises:
-            Lost: the other side has gone.
+            Lost: the peer has closed the connection, or does not read.
         """
         size = sum([memoryview(part).nbytes for part in parts])
         self.sent += FRAME.size + size
         try:
-            done = self.socket.sendmsg([FRAME.pack(kind, a, b, c, d, size), *parts])
-            if done < FRAME.size + size:
+            sent = self.socket.sendmsg([FRAME.pack(kind, a, b, c, d, size), *parts])
+            if sent < FRAME.size + size:
                 rest = b"".join([FRAME.pack(kind, a, b, c, d, size), *(memoryview(p).cast("B") for p in parts)])
-                self.socket.sendall(memoryview(rest)[done:])
+                self.socket.sendall(memoryview(rest)[sent:])
         except OSError as error:
             raise Lost(str(error)) from None
 
@@ -86,35 +86,39 @@ class Channel:
         """Wait for a frame.
 
         Args:
-            into: (what it is, its first number) -> where its content goes, if that is of the right size; else into a
-                new buffer. The other side must then wait for an answer to each of its frames: head and content are
-                read in one call, as far as they are there.
+            into: (kind, first number) -> buffer for the content, used if its size is right; otherwise a new one is.
+                The peer must then wait for an answer to each of its frames: header and content are read in one call,
+                which may not reach into the next frame.
 
         Raises:
-            Lost: the other side has gone, was silent for too long, or has said more than one frame.
+            Lost: the peer has closed the connection, timed out, or sent a frame out of turn.
         """
         likely = self._likely if into else None
-        early = self._begin(likely) if likely is not None else self._fill(self._head)
-        kind, a, b, c, d, size = FRAME.unpack(self._head)
+        content_read = 0
+        if likely is None:
+            self._fill(self._header)
+        else:
+            content_read = self._begin(likely)
+        kind, a, b, c, d, size = FRAME.unpack(self._header)
         content = into.get((kind, a)) if into and size else None
         if content is not None and content.nbytes == size:
             self._likely = content
         else:
             content = memoryview(bytearray(size))
-        if early:
-            if early > size:
+        if content_read:
+            if content_read > size:
                 raise Lost("it spoke out of turn")
             if content is not likely:
-                content[:early] = likely[:early]  # type: ignore[index]
-        if size > early:
-            self._fill(content[early:])
+                content[:content_read] = likely[:content_read]  # type: ignore[index]
+        if size > content_read:
+            self._fill(content[content_read:])
         self.received += FRAME.size + size
         return Frame(kind, a, b, c, d, content)
 
     def _begin(self, likely: memoryview) -> int:
-        """Read the head, and what is there of the content to where that is likely to go; how much that is."""
+        """Read the header, and the available content into `likely`; returns the bytes of content."""
         try:
-            count = self.socket.recvmsg_into([self._head, likely])[0]
+            count = self.socket.recvmsg_into([self._header, likely])[0]
         except BlockingIOError:
             raise Lost("it does not answer") from None
         except OSError as error:
@@ -122,10 +126,11 @@ class Channel:
         if count == 0:
             raise Lost("it has closed the connection")
         if count < FRAME.size:
-            return self._fill(self._head[count:])
-        return count - FRAME.size
+            self._fill(self._header[count:])
+        return max(0, count - FRAME.size)
 
-    def _fill(self, buffer: memoryview) -> int:
+    def _fill(self, buffer: memoryview) -> None:
+        """Read until the buffer is full."""
         filled = 0
         while filled < buffer.nbytes:
             try:
@@ -137,38 +142,37 @@ class Channel:
             if count == 0:
                 raise Lost("it has closed the connection")
             filled += count
-        return 0
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.socket.close()
 
 
 def listen(address: str, port: int | None) -> socket.socket:
-    """A socket that others can connect to; no port takes a free one.
+    """A listening socket; None picks a free port.
 
     Raises:
-        OSError: the port is in use, or the address is not of this machine.
+        OSError: the port is in use, or the address is not one of this machine.
     """
     family = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0][0]
     return socket.create_server((address, port or 0), family=family, backlog=1024)
 
 
 def welcome(connection: socket.socket, token: bytes) -> Channel:
-    """The server's side of a new connection; each proves to the other that it knows the secret, which is never sent.
+    """The server's side of the handshake: each proves to the other that it knows the secret, which is never sent.
 
     Raises:
-        Refused: the other side does not.
+        Refused: the peer does not know the secret, or does not answer.
     """
     connection.settimeout(HANDSHAKE_SECONDS)
-    mine = secrets.token_bytes(CHALLENGE)
+    own_challenge = secrets.token_bytes(CHALLENGE)
     try:
-        connection.sendall(mine)
+        connection.sendall(own_challenge)
         answer = _read(connection, MAC + CHALLENGE)
-        theirs = answer[MAC:]
-        if not hmac.compare_digest(answer[:MAC], _prove(token, b"worker", mine + theirs)):
+        peer_challenge = answer[MAC:]
+        if not hmac.compare_digest(answer[:MAC], _proof(token, b"worker", own_challenge + peer_challenge)):
             raise Refused("wrong secret")
-        connection.sendall(_prove(token, b"server", theirs + mine))
+        connection.sendall(_proof(token, b"server", peer_challenge + own_challenge))
     except OSError as error:
         connection.close()
         raise Refused(str(error)) from None
@@ -176,14 +180,14 @@ def welcome(connection: socket.socket, token: bytes) -> Channel:
 
 
 def connect(address: tuple[str, int], token: bytes, seconds: float) -> Channel:
-    """Connect to a server, which may be about to start.
+    """Connect to a server, which may not have started yet.
 
     Args:
-        seconds: longest wait, now and for each answer.
+        seconds: timeout, of connecting and of each answer.
 
     Raises:
-        Lost: nobody answers.
-        Refused: somebody does who does not know the secret, or says that we do not.
+        Lost: no connection within `seconds`.
+        Refused: the peer does not know the secret, or refuses ours.
     """
     end = time.monotonic() + seconds
     while True:
@@ -196,10 +200,10 @@ def connect(address: tuple[str, int], token: bytes, seconds: float) -> Channel:
             time.sleep(0.1)
     connection.settimeout(max(HANDSHAKE_SECONDS, seconds))
     try:
-        theirs = _read(connection, CHALLENGE)
-        mine = secrets.token_bytes(CHALLENGE)
-        connection.sendall(_prove(token, b"worker", theirs + mine) + mine)
-        if not hmac.compare_digest(_read(connection, MAC), _prove(token, b"server", mine + theirs)):
+        peer_challenge = _read(connection, CHALLENGE)
+        own_challenge = secrets.token_bytes(CHALLENGE)
+        connection.sendall(_proof(token, b"worker", peer_challenge + own_challenge) + own_challenge)
+        if not hmac.compare_digest(_read(connection, MAC), _proof(token, b"server", own_challenge + peer_challenge)):
             raise Refused("it does not know the secret of this run")
     except Refused:
         connection.close()
@@ -215,24 +219,24 @@ def token_of_this_run() -> bytes:
     return bytes.fromhex(os.environ[TOKEN])
 
 
-def _prove(token: bytes, who: bytes, challenge: bytes) -> bytes:
-    return hmac.digest(token, who + challenge, "sha256")
+def _proof(token: bytes, role: bytes, challenge: bytes) -> bytes:
+    return hmac.digest(token, role + challenge, "sha256")
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    found = b""
-    while len(found) < size:
-        part = connection.recv(size - len(found))
+    received = b""
+    while len(received) < size:
+        part = connection.recv(size - len(received))
         if not part:
             raise Refused("it has closed the connection")
-        found += part
-    return found
+        received += part
+    return received
 
 
 def serve(listener: socket.socket, token: bytes, answer: Callable[[Channel], None]) -> None:
-    """Answer whoever connects and knows the secret, each in a thread of its own; never returns."""
+    """Accept authenticated connections, and call `answer` for each in its own thread; never returns."""
 
-    def meet(connection: socket.socket) -> None:
+    def handle(connection: socket.socket) -> None:
         try:
             channel = welcome(connection, token)
         except Refused as error:
@@ -245,4 +249,4 @@ def serve(listener: socket.socket, token: bytes, answer: Callable[[Channel], Non
 
     while True:
         connection, _ = listener.accept()
-        threading.Thread(target=meet, args=(connection,), daemon=True).start()
+        threading.Thread(target=handle, args=(connection,), daemon=True).start()

@@ -41,7 +41,7 @@ def _mapped(path: Path, name: str) -> np.ndarray:
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "not a .npy file of numbers"
+        reason = (isinstance(error, OSError) and error.strerror) or "not a .npy file of numbers"
         raise ConfigError(f"data.source.{name}", path, f"cannot be read ({reason})") from None
     if (
         not isinstance(found, np.ndarray)
