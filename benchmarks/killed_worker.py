@@ -17,8 +17,7 @@ import time
 from pathlib import Path
 
 import yaml
-
-TRAIN = Path(__file__).resolve().parents[1] / "src" / "train.py"
+from common import TRAIN
 
 
 def last_step(run: Path) -> int:
@@ -50,7 +49,7 @@ def train(run: Path, settings: list[str], seed: int) -> dict[str, float]:
         SystemExit: the run failed, or did not continue without the worker.
     """
     more = [f"seed={seed}", f"hydra.run.dir={run}", "logger=csv", "callbacks.recorder.every=50"]
-    process = subprocess.Popen([sys.executable, str(TRAIN), *settings, *more], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, TRAIN, *settings, *more], stderr=subprocess.PIPE, text=True)
     killed_at = 0
     while process.poll() is None and not killed_at:
         time.sleep(0.02)

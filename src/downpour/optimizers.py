@@ -72,20 +72,20 @@ class RMSprop(Optimizer):
         square = self._memory(parameters, "square_avg")
         torch._foreach_mul_(square, group["alpha"])
         torch._foreach_addcmul_(square, gradients, gradients, forget)
+        inside, outside = (group["eps"], 0.0) if group["eps_inside"] else (0.0, group["eps"])
         root: Any
         if group["centered"]:
             mean = self._memory(parameters, "grad_avg")
             torch._foreach_lerp_(mean, gradients, forget)
             root = torch._foreach_addcmul(square, mean, mean, -1.0)
             torch._foreach_clamp_min_(root, 0.0)  # rounding: negative for a constant gradient
+            if inside:
+                torch._foreach_add_(root, inside)
         else:
-            root = [each.clone() for each in square]
-        if group["eps_inside"]:
-            torch._foreach_add_(root, group["eps"])
-            torch._foreach_sqrt_(root)
-        else:
-            torch._foreach_sqrt_(root)
-            torch._foreach_add_(root, group["eps"])
+            root = torch._foreach_add(square, inside)
+        torch._foreach_sqrt_(root)
+        if outside:
+            torch._foreach_add_(root, outside)
         if group["momentum"]:
             taken = self._memory(parameters, "momentum_buffer")
             torch._foreach_mul_(taken, group["momentum"])
