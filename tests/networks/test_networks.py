@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
 from downpour.config import ConfigError
-from downpour.networks import MLP, Features, Linear, StridedConvNet, Table
+from downpour.networks import MLP, ConvNet, Features, Linear, ResNet, StridedConvNet, Table
 
 SPACES: list[gym.Space] = [
     Box(-1, 1, (4,), np.float32),
@@ -144,3 +144,15 @@ def test_the_network_of_mnih() -> None:
 def test_images_too_small_for_the_kernels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"a 4 x 4 kernel does not fit the remaining image of 1 x 1"):
         StridedConvNet(Box(0, 1, (4, 10, 10), bool), 6, convolutions=[(32, 8, 4), (64, 4, 2)], hidden=[])
+
+
+@pytest.mark.parametrize(
+    "network", [partial(MLP, hidden=[8]), partial(ConvNet, channels=[4], hidden=[8]), partial(ResNet, channels=[4])]
+)
+def test_outputs_are_in_full_precision_under_autocast(network: Any) -> None:
+    space = Box(0, 1, (3, 8, 8), np.float32)
+    made, x = network(space, 5).eval(), samples(space)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        below, outputs = made.layers[:-1](x), made(x)
+    assert (below.dtype, outputs.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(outputs, made.layers[-1](below.float()))

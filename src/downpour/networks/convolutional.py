@@ -6,7 +6,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from downpour.config import ConfigError, NonNegativeFloat, PositiveInt, Probability
-from downpour.networks.division import Division, divide_linear
+from downpour.networks.layers import Layers
 from downpour.networks.parts import Activation, Initialization, Normalization, initialize, unit
 
 
@@ -37,7 +37,7 @@ class Pixels(nn.Module):
         return x.to(torch.get_default_dtype()) if self.scale == 1.0 else x * self.scale  # one kernel
 
 
-class ConvNet(nn.Module):
+class ConvNet(Layers):
     """Stages of convolutions, the image halved after each, and fully connected layers on top."""
 
     def __init__(
@@ -93,18 +93,6 @@ class ConvNet(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(before, outputs))
         initialize(self, initialization)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, height, width] -> [batch, outputs]."""
-        return self.layers(x)
-
-    def in_order(self) -> list[nn.Module]:
-        """The layers in order; a pipeline may cut between any two."""
-        return list(self.layers)
-
-    def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be split between ranks."""
-        return divide_linear(self)
-
 
 class Block(nn.Module):
     """Two convolutions and a shortcut (He et al. 2016, figure 2), projected where the shape changes."""
@@ -131,7 +119,7 @@ class Block(nn.Module):
         return self.activation(self.past(x) + self.layers(x))
 
 
-class ResNet(nn.Module):
+class ResNet(Layers):
     """A residual network in the style of CIFAR (He et al. 2016, section 4.2): 3 stages of `blocks` give 6 blocks + 2
     layers."""
 
@@ -173,15 +161,3 @@ class ResNet(nn.Module):
             layers.append(nn.Dropout(dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(before, outputs))
         initialize(self, initialization)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, height, width] -> [batch, outputs]."""
-        return self.layers(x)
-
-    def in_order(self) -> list[nn.Module]:
-        """The layers in order; a pipeline may cut between any two."""
-        return list(self.layers)
-
-    def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be split between ranks."""
-        return divide_linear(self)

@@ -1,16 +1,16 @@
 """The fully connected network."""
 
 import gymnasium as gym
-from torch import Tensor, nn
+from torch import nn
 
 from downpour.config import NonNegativeFloat, PositiveInt, Probability
-from downpour.networks.division import Division, divide_linear
 from downpour.networks.features import Features
+from downpour.networks.layers import Layers
 from downpour.networks.parts import Activation, Initialization, Normalization, Residual, initialize, unit
-from downpour.networks.rainbow import Dueling, NoisyLinear, to_outputs
+from downpour.networks.rainbow import Dueling, NoisyLinear
 
 
-class MLP(nn.Module):
+class MLP(Layers):
     """Affine maps and activations, (66), optionally normalized, (67), and a linear output layer."""
 
     def __init__(
@@ -59,18 +59,6 @@ class MLP(nn.Module):
         if not features.is_identity:
             self.layers.insert(0, features)
         initialize(self, initialization)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, *shape] -> [batch, outputs]."""
-        return to_outputs(self.layers, x)
-
-    def in_order(self) -> list[nn.Module]:
-        """The layers in order; a pipeline may cut between any two."""
-        return list(self.layers)
-
-    def parallel_plan(self) -> dict[str, Division]:
-        """How its layers may be split between ranks."""
-        return divide_linear(self)
 
 
 def fully_connected(
