@@ -22,20 +22,21 @@ from downpour.config import build
 from downpour.experiment import fit
 from downpour.failures import explain
 from downpour.launch import report
+from downpour.processes import SIGNALS, end_with
 from downpour.run import process
 from downpour.strategies.launch import SERVERS
 from downpour.strategies.link import Link
 from downpour.strategies.transport import serve, token_of_this_run
-from downpour.worker import die_with, leave
+from downpour.worker import leave
 
 
 def main(role: str, config_file: str, directory: str, launcher: int, *handle: str) -> None:
     """Run the given role; report a failure to the launcher."""
     config: dict[str, Any] = {}
     try:
-        die_with(launcher)
+        end_with(launcher)
         if role == "server" or process()[0]:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # it goes on until rank 0 has saved the run
         config = yaml.safe_load(Path(config_file).read_text())
         if role == "server":

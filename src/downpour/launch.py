@@ -20,13 +20,13 @@ from downpour import directory as directories
 from downpour.config import ConfigError
 from downpour.failures import FAILED, Failed, interrupted, last_checkpoint, say, stopped
 from downpour.nodes import have_started, together
+from downpour.processes import SIGNALS, restore
 from downpour.run import process
 from downpour.strategies import parallelism_of
 from downpour.trainer import Hardware
 
 Launch = Callable[[Mapping[str, Any], Path, Hardware], None]
 SAVING_SECONDS = 600  # time that ranks have to save after being asked to stop
-SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 def launcher(config: Mapping[str, Any], hardware: Hardware) -> Launch | None:
@@ -104,7 +104,7 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
         max_restarts=0,
         monitor_interval=0.1,
-        signals_to_handle=",".join(s for s in SIGNALS if signal.getsignal(getattr(signal, s)) != signal.SIG_IGN),
+        signals_to_handle=",".join(s.name for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN),
         shutdown_timeout=SAVING_SECONDS,
     )
 
@@ -113,7 +113,7 @@ def _options(hardware: Hardware, scratch: Path) -> Any:
 def surroundings(hardware: Hardware) -> Iterator[None]:
     """Set what the ranks inherit, and restore it afterwards for the next job of a multirun."""
     before = dict(os.environ)
-    handlers = {s: signal.getsignal(getattr(signal, s)) for s in SIGNALS}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     source = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (source, before.get("PYTHONPATH")) if p)
     os.environ.setdefault("OMP_NUM_THREADS", str(hardware.threads or 1))
@@ -126,9 +126,8 @@ def surroundings(hardware: Hardware) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-        for name, handler in handlers.items():
-            with contextlib.suppress(ValueError):  # only the main thread may set handlers
-                signal.signal(getattr(signal, name), handler)
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            restore(handlers)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Hydra's optional launchers and sweepers, and resuming a sweep."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -19,14 +20,20 @@ OPTIONAL = {"hydra/launcher": ["joblib", "submitit_local", "submitit_slurm"], "h
 
 
 def register() -> None:
-    """Let a launcher's processes import this package, and give `hydra/sweeper=optuna` defaults that fit this project.
+    """Let a launcher's processes import this package, and adapt two plugins to this project.
 
-    A YAML file of that name could not: Hydra refuses to merge one with the plugin's own.
+    `hydra/launcher=joblib` becomes `parallel_jobs.Launcher`; `hydra/sweeper=optuna` gets other defaults, which a YAML
+    file of that name could not give: Hydra refuses to merge one with the plugin's own.
     """
     source = str(Path(__file__).resolve().parents[1])
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     os.environ["PYTHONPATH"] = os.pathsep.join([source, *(path for path in paths if path and path != source)])
     Plugins.instance()  # finding the plugins registers their own defaults
+    with contextlib.suppress(ImportError):
+        from downpour.parallel_jobs import JoblibLauncher, Launcher
+
+        classes = Plugins.instance().class_name_to_class  # Hydra refuses a `_target_` outside hydra_plugins
+        classes[f"{JoblibLauncher.__module__}.{JoblibLauncher.__name__}"] = Launcher
     logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's storage logs its schema set-up
     try:
         from hydra_plugins.hydra_optuna_sweeper.config import Direction, OptunaSweeperConf
@@ -45,7 +52,8 @@ def typed_before(arguments: Sequence[str]) -> list[str]:
     """The overrides that `-m resume_sweep=DIR` leaves out: those that the sweep was started with.
 
     Raises:
-        ConfigError: DIR is not a sweep's, -m is missing, or the overrides differ from those of the sweep.
+        ConfigError: DIR is not a sweep's, -m is missing, or the overrides differ from those of the sweep; only the
+            launcher may differ.
     """
     settings = [each for each in arguments if not each.startswith("-")]
     given = [each.partition("=")[2] for each in settings if each.startswith("resume_sweep=")]
@@ -58,17 +66,25 @@ def typed_before(arguments: Sequence[str]) -> list[str]:
         begun: Any = OmegaConf.load(Path(directory) / "multirun.yaml").hydra.overrides
     except (OSError, OmegaConfBaseException, YAMLError):
         raise ConfigError("resume_sweep", directory, "is not a sweep directory: it has no multirun.yaml") from None
-    own = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep=")
-    before, now = (
-        [each for each in some if not each.startswith(own)] for some in ([*begun.hydra, *begun.task], settings)
-    )
+    before, launcher_before = _parts([*begun.hydra, *begun.task])
+    now, launcher = _parts(settings)
     now.sort(key=lambda each: not each.startswith("hydra"))  # as they are recorded; the others' order numbers the jobs
     if now and now != before:
         advice = (
             f"was started with `{' '.join(before)}`: repeat these settings in this order, or give resume_sweep alone"
         )
         raise ConfigError("resume_sweep", directory, advice)
-    return [] if now else before
+    replaced = {each.partition("=")[0] for each in launcher}
+    if "hydra/launcher" in replaced:
+        launcher_before = []
+    return [*(() if now else before), *(o for o in launcher_before if o.partition("=")[0] not in replaced)]
+
+
+def _parts(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what defines the jobs, what says how they are launched), without what differs between a sweep and its resume."""
+    own, launcher = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep="), ("hydra/launcher=", "hydra.launcher.")
+    kept = [each for each in overrides if not each.startswith(own)]
+    return [o for o in kept if not o.startswith(launcher)], [o for o in kept if o.startswith(launcher)]
 
 
 def missing(group: str, name: str) -> str | None:

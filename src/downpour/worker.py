@@ -6,7 +6,6 @@ if __name__ == "__main__":  # until training installs its own handlers, a signal
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import contextlib
-import ctypes
 import multiprocessing.util
 import os
 import sys
@@ -24,6 +23,7 @@ from downpour.experiment import fit
 from downpour.failures import explain
 from downpour.launch import report
 from downpour.nodes import note_rank
+from downpour.processes import end_with
 from downpour.run import process
 
 
@@ -31,7 +31,7 @@ def main(config_file: str, directory: str, launcher: int) -> None:
     """Run this rank; report a failure to the launcher."""
     config: dict[str, Any] = {}
     try:
-        die_with(launcher)
+        end_with(launcher)  # a rank must not go on writing; where it would, the lock on the directory helps
         note_rank(Path(config_file).parent, process()[0])
         config = yaml.safe_load(Path(config_file).read_text())
         take_part(config, Path(directory))
@@ -74,14 +74,6 @@ def leave(code: int) -> NoReturn:
     with contextlib.suppress(Exception):
         multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # ends what it has started, gives semaphores back
     os._exit(code)
-
-
-def die_with(launcher: int) -> None:
-    """Without its launcher a rank must not go on writing (Linux only; elsewhere the lock on the directory helps)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        if os.getppid() != launcher:  # it has ended already
-            os._exit(1)
 
 
 if __name__ == "__main__":

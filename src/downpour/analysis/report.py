@@ -20,6 +20,7 @@ from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
 from downpour.analysis.statistics import RESAMPLES
 from downpour.analysis.table import comma_separated, markdown, row
 from downpour.config import ConfigError
+from downpour.failures import Failed
 
 UNFINISHED = ("unfinished", "stopped")
 FEW_SEEDS = 5  # with fewer, bootstrap intervals are too narrow
@@ -176,8 +177,10 @@ class SweepReport(Callback):
             return
         reason = Path(str(OmegaConf.select(hydra, "hydra.runtime.output_dir"))) / FAILURE_FILE
         with contextlib.suppress(OSError):  # a full disk, for example, of which the job may have failed
+            error = job_return._return_value  # `return_value` would raise it
+            if isinstance(error, Failed) and error.code > 128:  # stopped by a signal
+                return
             if job_return.status == JobStatus.FAILED:
-                error = job_return._return_value  # `return_value` would raise it
                 ours = type(error).__module__.startswith("downpour")  # its message says everything
                 text = str(error) if ours else f"{type(error).__name__}: {error}"
                 reason.write_text(text + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """When a run is saved, and what is saved."""
 
-import contextlib
 import signal
 import time
 from types import FrameType
@@ -13,10 +12,9 @@ from downpour.checkpoints import LAST, PARTIAL, capture_rank, install, mark_best
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
+from downpour.processes import handle, restore
 from downpour.run import Run
 from downpour.strategies import Parallelism, parallelism
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Checkpoint(Callback):
@@ -56,15 +54,11 @@ class Checkpoint(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(ValueError):  # only the main thread may set signal handlers
-            for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a background job of a shell
-                    self._handlers[number] = signal.signal(number, self._remember)
+        self._handlers = handle(self._remember)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
+        restore(self._handlers)
+        self._handlers = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self._signal == signal.SIGINT == number:  # second Ctrl-C: do not wait for the round to end

@@ -1,10 +1,8 @@
 """Measures all-reduces on this machine, and how much processes that do not communicate slow each other down."""
 
-import ctypes
 import json
 import multiprocessing
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -15,6 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from downpour.processes import end_with
 
 FITTED = (4_000, 40_000, 400_000, 4_000_000)  # bytes
 HELD_OUT = (16_000, 160_000, 1_600_000)  # on which the model is tested
@@ -72,14 +72,8 @@ def _measure(ranks: int, repeats: int) -> tuple[int, list[float], list[float]]:
                 process.kill()
 
 
-def end_with_parent() -> None:
-    """Have this process killed when its parent ends (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
 def _rank(rank: int, ranks: int, rendezvous: str, repeats: int, answers: Any) -> None:
-    end_with_parent()
+    end_with(os.getppid())
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=ranks)
     step = _gradient_step()

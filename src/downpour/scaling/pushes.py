@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import secrets
 import statistics
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 
 import torch
 
-from downpour.scaling.link import PATIENCE, end_with_parent, fresh
+from downpour.processes import end_with
+from downpour.scaling.link import PATIENCE, fresh
 from downpour.strategies.board import Board
 from downpour.strategies.link import Link
 from downpour.strategies.parameter_server import ParameterServer, ParameterSet
@@ -68,7 +70,7 @@ def _measure(workers: Sequence[int], servers: Sequence[int], sizes: Sequence[int
 
 
 def _server(listener: Any, token: bytes, workers: int) -> None:
-    end_with_parent()
+    end_with(os.getppid())
     torch.set_num_threads(1)
     optimizer = partial(torch.optim.Adam, lr=1e-6, fused=True)
     server = ParameterServer(Board(workers, PATIENCE), partial(ParameterSet, make_optimizer=optimizer, bound=None))
@@ -76,7 +78,7 @@ def _server(listener: Any, token: bytes, workers: int) -> None:
 
 
 def _worker(rank: int, addresses: Any, token: bytes, plan: Any, barrier: Any, answers: Any) -> None:
-    end_with_parent()
+    end_with(os.getppid())
     torch.set_num_threads(1)
     workers, servers, sizes, pushed = plan
     sets = [[torch.ones(size // 4 // TENSORS) for _ in range(TENSORS)] for size in sizes]

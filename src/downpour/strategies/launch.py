@@ -19,7 +19,8 @@ import yaml
 from downpour import directory as directories
 from downpour.config import ConfigError, build
 from downpour.failures import FAILED, Failed, last_checkpoint
-from downpour.launch import SAVING_SECONDS, SIGNALS, answer, first, impatience, surroundings
+from downpour.launch import SAVING_SECONDS, answer, first, impatience, surroundings
+from downpour.processes import handle
 from downpour.strategies.transport import TOKEN, listen
 from downpour.trainer import Hardware
 
@@ -108,10 +109,7 @@ def _start(
 def _signals() -> Iterator[list[int]]:
     """A list to which the signals that this process receives are appended."""
     received: list[int] = []
-    with contextlib.suppress(ValueError):  # only the main thread may set handlers; `surroundings` puts them back
-        for name in SIGNALS:
-            if signal.getsignal(number := getattr(signal, name)) != signal.SIG_IGN:
-                signal.signal(number, lambda number, _: received.append(number))
+    handle(lambda number, _: received.append(number))  # `surroundings` puts them back
     yield received
 
 
