@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE.parent / "src"
 TRAIN = str(SOURCES / "train.py")
+RUNS = HERE.parent / "outputs" / "bench"
 
 
 def run(command: Sequence[str], threads: int | None = 1) -> str:

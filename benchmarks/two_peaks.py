@@ -9,15 +9,18 @@ the largest that a Gaussian can have there. Draws the learned densities into out
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from common import RUNS, TRAIN
 from scipy.stats import bootstrap, norm
 
-ROOT = Path(__file__).resolve().parents[1]
-OUT = ROOT / "outputs" / "bench"
+from downpour.analysis.drawing import GREY, PALETTE, dress, figure_of, save
+from downpour.directory import read_config, read_summary
+from downpour.environments import Gymnasium
+from downpour.loading import load_trained
+
 SETTINGS = [
     "algo=reinforce",
     "env=continuous_bandit",
@@ -39,14 +42,10 @@ GRID, PEAK, WITHIN = torch.linspace(-4, 4, 4001), 1.0, 0.3
 
 def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
     """(mean reward of the last evaluation, density over `GRID` at X = 0) of a run, which is trained if need be."""
-    from downpour.directory import read_config, read_summary
-    from downpour.environments import Gymnasium
-    from downpour.loading import load_trained
-
-    directory = OUT / "two_peaks" / head.replace(" ", "_") / str(seed)
+    directory = RUNS / "two_peaks" / head.replace(" ", "_") / str(seed)
     if read_summary(directory).get("status") != "finished":
         shutil.rmtree(directory, ignore_errors=True)  # an interrupted run
-        command = [sys.executable, str(ROOT / "src" / "train.py"), *SETTINGS, *HEADS[head]]
+        command = [sys.executable, TRAIN, *SETTINGS, *HEADS[head]]
         subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
     environment = Gymnasium(id="downpour/ContinuousBandit-v0")
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
@@ -70,8 +69,6 @@ def interval(values: list[float]) -> str:
 
 def main(seeds: int) -> str:
     """Train the runs that are missing, and draw; returns the table."""
-    from downpour.analysis.drawing import GREY, PALETTE, dress, figure_of, save
-
     figure = figure_of(7.0, 4.0)
     axes = figure.subplots()
     lines = ["| head | seeds | mean reward [95 %] | probability near the lesser peak [95 %] |", "|---|---|---|---|"]
@@ -87,12 +84,11 @@ def main(seeds: int) -> str:
     axes.set_ylabel("density at X = 0 (dotted: peaks)")
     dress(figure)
     axes.set_xlim(-2.5, 2.5)
-    save(figure, OUT / "two_peaks.png")
+    save(figure, RUNS / "two_peaks.png")
     sigma = np.linspace(0.05, 5, 5000)  # by symmetry, the optimal mean is 0
     largest = (norm.cdf(PEAK + WITHIN, scale=sigma) - norm.cdf(PEAK - WITHIN, scale=sigma)).max()
     return "\n".join([*lines, "", f"The most that any Gaussian can have near the lesser peak: {largest:.3f}."])
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / "src"))
     print(main(int(sys.argv[1]) if len(sys.argv) > 1 else 10))
