@@ -44,6 +44,15 @@ def test_no_job_begins_after_one_was_stopped(worker: Any, tmp_path: Path) -> Non
     assert not tmp_path.exists()  # or a report would list it
 
 
+def test_a_sweep_without_workers_is_no_worker() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    assert parallel_jobs.run_job(lambda config: config, os.getpid(), 1.5) == 1.5
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    with pytest.raises(SystemExit) as ended, parallel_jobs.relayed():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+
+
 def test_a_signal_interrupts_a_job_that_has_no_handler_yet(worker: Any) -> None:
     def starting(config: Any) -> None:
         for _ in range(2):

@@ -42,14 +42,16 @@ class Launcher(JoblibLauncher):
 
 @contextlib.contextmanager
 def relayed() -> Iterator[list[int]]:
-    """Send SIGTERM to all workers when a signal arrives; yields those that did. A second Ctrl-C interrupts."""
+    """Send SIGTERM to all workers when a signal arrives; yields those that did. A second Ctrl-C ends the sweep at once,
+    and so does a signal while there are no workers."""
     received: list[int] = []
 
     def relay(number: int, frame: FrameType | None) -> None:
+        workers = multiprocessing.active_children()
+        if not workers or (number == signal.SIGINT and number in received):
+            sys.exit(128 + number)
         received.append(number)
-        if received.count(signal.SIGINT) > 1:
-            raise KeyboardInterrupt
-        for worker in multiprocessing.active_children():
+        for worker in workers:
             worker.terminate()
 
     before = handle(relay)
@@ -94,6 +96,8 @@ def run_job(task: TaskFunction, sweep: int, composed: Any) -> Any:
     Raises:
         Failed: also when stopped by a signal: on SystemExit joblib would kill the other workers, which are saving.
     """
+    if os.getpid() == sweep:  # hydra.launcher.n_jobs=1 needs no worker
+        return task(composed)
     mine = listener(sweep)
     if mine.asked:
         with contextlib.suppress(OSError):  # has a run from before
