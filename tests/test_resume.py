@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from tests.commands import (
     SMALL,
     Commands,
@@ -36,6 +37,18 @@ KINDS = {
     ),
     "cannot be frozen": ("env.id=Blackjack-v1", "env.vectorization=sync"),
 }
+
+
+def test_a_longer_run_that_is_killed_goes_on_to_its_new_end(commands: Commands) -> None:
+    assert commands.run(*SMALL, "hydra.run.dir=run").code == 0
+    killed = commands.run("resume=run", "total_env_steps=2_048", sabotage=partial(killed_half_written, 2))
+    assert killed.code == -signal.SIGKILL
+    ended = commands.run("resume=run")
+    assert ended.code == 0, ended.text
+    assert commands.run(*SMALL, "total_env_steps=2048", "hydra.run.dir=whole").code == 0
+    assert_same(commands.folder / "run", commands.folder / "whole")
+    choices = yaml.safe_load((commands.folder / "run" / "choices.yaml").read_text())
+    assert "total_env_steps=2048" in choices["overrides"] and "total_env_steps=1024" not in choices["overrides"]
 
 
 def test_killed_again_and_again(commands: Commands, finished_run: Path) -> None:

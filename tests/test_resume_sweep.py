@@ -1,12 +1,18 @@
 """A sweep that was cut off goes on where it was."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 from tests.analysis.runs_factory import write_run
 from tests.commands import SMALL, Commands, Ended, rows
 
 from downpour import directory as directories
+from downpour.composition import composed as compose
+from downpour.config import ConfigError
+from downpour.resume_sweep import typed_before
 
 TYPED = ("-m", "algo=dqn", "seed=0,1,2", *SMALL)
 
@@ -62,10 +68,77 @@ def test_jobs_keep_their_numbers(commands: Commands) -> None:
     typed = ["algo=dqn,double_dqn", "seed=0,1"]
     (sweep / "multirun.yaml").write_text(f"hydra:\n  overrides:\n    hydra: []\n    task: {typed}\n")
     advice = refusal(commands.run("-m", *reversed(typed), f"resume_sweep={sweep}"))
-    assert advice.endswith("repeat these settings in this order, or give resume_sweep alone")
-    write_run(sweep / "0", overrides=["algo=dqn", "seed=7"])
+    assert "repeat these settings in this order, or leave them out" in advice
+    composed = compose(["algo=dqn"])
+    keys: list[Any] = [key for key in composed if key != "hydra"]
+    whole: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
+    write_run(sweep / "0", overrides=["algo=dqn", "seed=7"], config=whole)
     for number, (algo, seed) in enumerate([("dqn", 1), ("double_dqn", 0), ("double_dqn", 1)], 1):
-        write_run(sweep / str(number), overrides=[f"algo={algo}", f"seed={seed}"])
+        write_run(sweep / str(number), overrides=[f"algo={algo}", f"seed={seed}"], config=whole)
     ended = commands.run("-m", f"resume_sweep={sweep}")
     assert ended.code == 2 and "/0: was job `algo=dqn seed=7`, now it is `algo=dqn seed=0`" in ended.text
     assert ended.text.count("is finished") == 3
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The directory of a sweep that was started in parallel."""
+    hydra = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"]
+    overrides = {"hydra": hydra, "task": ["algo=dqn", "seed=0,1", "total_env_steps=100"]}
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {"overrides": overrides}}))
+    return tmp_path
+
+
+TASK, LENGTH, JOBLIB = ["algo=dqn", "seed=0,1"], "total_env_steps=100", "hydra/launcher=joblib"
+
+
+@pytest.mark.parametrize(
+    ("now", "added"),
+    [
+        ([], [*TASK, LENGTH, JOBLIB, "hydra.launcher.n_jobs=2"]),
+        (["hydra.launcher.n_jobs=4"], [*TASK, LENGTH, JOBLIB]),
+        (["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"], [*TASK, LENGTH]),
+        ([*TASK, LENGTH], [JOBLIB, "hydra.launcher.n_jobs=2"]),
+        (["hydra/launcher=basic", *TASK, LENGTH], []),
+        (["total_env_steps=200", "trainer=gpu"], [*TASK, JOBLIB, "hydra.launcher.n_jobs=2"]),
+        ([*TASK, "total_env_steps=200"], [JOBLIB, "hydra.launcher.n_jobs=2"]),
+        (["+callbacks.checkpoint.every=2"], [*TASK, LENGTH, JOBLIB, "hydra.launcher.n_jobs=2"]),
+    ],
+)
+def test_length_hardware_and_launcher_may_be_others(begun: Path, now: list[str], added: list[str]) -> None:
+    arguments = ["-m", f"resume_sweep={begun}", *now]
+    assert typed_before(str(begun), arguments) == added
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        ["seed=0,1,2"],
+        ["algo=double_dqn"],
+        ["algo.gamma=0.9"],
+        ["experiment=cleanrl_dqn"],
+        ["total_env_steps=200,300"],
+        ["seed=0,1", "algo=dqn", LENGTH],
+        ["algo=dqn"],
+    ],
+)
+def test_other_jobs_are_refused(begun: Path, now: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"started with `algo=dqn seed=0,1 total_env_steps=100`.* only the length"):
+        typed_before(str(begun), ["-m", f"resume_sweep={begun}", *now])
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_trains_for_longer(commands: Commands) -> None:
+    """As a sweep of that length would have."""
+    long, short = commands.folder / "long", commands.folder / "short"
+    two = ("-m", "algo=dqn", "seed=0,1", *SMALL)
+    assert commands.run(*two, "total_env_steps=1536", f"hydra.sweep.dir={long}").code == 0
+    assert commands.run(*two, f"hydra.sweep.dir={short}").code == 0
+    ended = commands.run("-m", f"resume_sweep={short}", "total_env_steps=1536")
+    assert ended.code == 0, ended.text
+    for job in ("0", "1"):
+        assert directories.read_summary(short / job)["env_steps"] == 1536
+        for name in ("metrics.csv", "episodes.csv"):
+            assert (short / job / name).read_text() == (long / job / name).read_text(), (job, name)
+    again = commands.run("-m", f"resume_sweep={short}")  # which now is of that length
+    assert again.code == 0 and again.text.count("is finished") == 2

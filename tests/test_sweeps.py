@@ -123,23 +123,6 @@ def test_the_search_space_of_double_dqn_holds_nothing_but_valid_overrides() -> N
 
 
 @pytest.mark.parametrize(
-    ("now", "added"),
-    [
-        ([], ["algo=dqn", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        (["hydra.launcher.n_jobs=4"], ["algo=dqn", "seed=0,1", "hydra/launcher=joblib"]),
-        (["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"], ["algo=dqn", "seed=0,1"]),
-        (["algo=dqn", "seed=0,1"], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        (["hydra/launcher=basic", "algo=dqn", "seed=0,1"], []),
-    ],
-)
-def test_a_sweep_may_be_resumed_by_another_launcher(tmp_path: Path, now: list[str], added: list[str]) -> None:
-    hydra = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.mode=MULTIRUN"]
-    begun = {"hydra": {"overrides": {"hydra": hydra, "task": ["algo=dqn", "seed=0,1"]}}}
-    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(begun))
-    assert sweeps.typed_before(["-m", f"resume_sweep={tmp_path}", *now]) == added
-
-
-@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("hydra/sweeper/optuna", "hydra/sweeper=optuna: its package is not installed; make setup EXTRAS=sweep"),

@@ -52,7 +52,7 @@ def train() -> None:
             return
         _check_flags(arguments)
         _check_resume(arguments)
-        sys.argv += sweeps.typed_before(arguments)
+        sys.argv += _typed_before(arguments)
         hydra.main(version_base="1.3", config_path=CONF, config_name="train")(train_task)()
     except Failed as told:  # a job of a multirun
         sys.exit(told.code)
@@ -132,6 +132,16 @@ def _check_flags(arguments: list[str]) -> None:
     parser: Any = get_args_parser()
     parser.error = refuse
     parser.parse_args(arguments)
+
+
+def _typed_before(arguments: list[str]) -> list[str]:
+    """What a resumed sweep was started with."""
+    directory = next((o.removeprefix("resume_sweep=") for o in arguments if o.startswith("resume_sweep=")), "null")
+    if directory in ("", "null"):
+        return []
+    from downpour.resume_sweep import typed_before
+
+    return typed_before(directory, arguments)
 
 
 def _check_resume(arguments: list[str]) -> None:

@@ -52,6 +52,24 @@ def write_config(directory: Path, config: Mapping[str, Any], choices: Mapping[st
     write_text(directory / CHOICES, yaml.safe_dump(dict(choices), sort_keys=False))
 
 
+def keep_settings(directory: Path, config: Mapping[str, Any]) -> None:
+    """Record the settings, such as the length, that a resumed run has changed: the next `resume=` goes on with them.
+
+    Groups (trainer, logger) are not recorded: they are those of the command line, or else the run's first.
+    """
+    own, summary = yaml.safe_load((directory / CONFIG).read_text()), read_summary(directory)
+    settings = [name for name, value in own.items() if name != "resume" and not isinstance(value, dict)]
+    changed = {name: config[name] for name in settings if config[name] != own[name]}
+    if not changed:
+        return
+    if summary.get("status") == "finished":
+        write_summary(directory, {**summary, "status": "stopped"})
+    choices = yaml.safe_load((directory / CHOICES).read_text())
+    typed = [(override.partition("=")[0].lstrip("+"), override) for override in choices["overrides"]]
+    overrides = [f"{key}={changed[key]}" if key in changed else override for key, override in typed]
+    write_config(directory, {**own, **changed}, {**choices, "overrides": overrides})
+
+
 def read_config(directory: Path, key: str) -> dict[str, Any]:
     """The validated configuration of a run.
 

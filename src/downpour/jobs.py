@@ -8,11 +8,12 @@ from typing import Any
 import torch.distributed as dist
 
 from downpour import directory as directories
+from downpour.building import length_key
 from downpour.config import ConfigError, build
 from downpour.experiment import fit
 from downpour.failures import BAD_INPUT, Failed, explain, has_trained, last_checkpoint
 from downpour.launch import launcher
-from downpour.resume import resumed
+from downpour.resume import may_change, resumed
 from downpour.run import process
 from downpour.trainer import Hardware
 from downpour.validation import check_room, validate
@@ -35,9 +36,10 @@ def run(
     """
     overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
     if config.get("resume_sweep") and (directory / directories.CONFIG).exists():
+        own = directories.read_config(directory, "resume_sweep")
         _check_job(directory, overrides)
-        summary = directories.read_summary(directory)
-        if summary.get("status") == "finished":
+        summary, length = directories.read_summary(directory), length_key(own)
+        if summary.get("status") == "finished" and config[length] <= own[length]:
             log.info("%s is finished", directory)
             return summary.get(monitored(config))
         config = {**config, "resume": str(directory)}
@@ -57,7 +59,9 @@ def run(
         launch(config, directory, hardware) if launch else take_part(config, directory)
         return None
     with directories.locked(directory) as share:
-        if not config["resume"]:
+        if config["resume"]:
+            directories.keep_settings(directory, config)
+        else:
             if (directory / directories.CONFIG).exists():
                 advice = "already contains a run; choose another directory, or resume it with resume=DIR"
                 raise ConfigError("hydra.run.dir", directory, advice)
@@ -91,11 +95,12 @@ def _check_job(directory: Path, overrides: Sequence[str]) -> None:
     """
     from downpour.analysis.runs import RunDirectory
 
-    before = RunDirectory(directory).overrides
-    if before and sorted(before) != sorted(overrides):
-        advice = (
-            f"was job `{' '.join(before)}`, now it is `{' '.join(overrides)}`: the sweep's configuration has changed"
-        )
+    before, now = (
+        sorted(each for each in some if not may_change(each.partition("=")[0].lstrip("+~")))
+        for some in (RunDirectory(directory).overrides, overrides)
+    )
+    if before and before != now:
+        advice = f"was job `{' '.join(before)}`, now it is `{' '.join(now)}`: the sweep's configuration has changed"
         raise ConfigError("resume_sweep", directory, advice)
 
 

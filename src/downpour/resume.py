@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 
 from downpour import directory as directories
 from downpour.building import length_key
+from downpour.composition import groups
 from downpour.config import ConfigError, class_of, nearest, show
 
 # Groups that affect how a run is computed and logged, not its results.
@@ -68,11 +69,15 @@ def _same(mine: Any, theirs: Any) -> bool:
     return bool(mine == theirs) or (not mine and not theirs)
 
 
+def may_change(key: str) -> bool:
+    """Whether a resumed run may have another value of a key, or another option of a group."""
+    group, _, below = key.partition(".")
+    return group in ANEW or not (below or key in FIXED or key in groups())
+
+
 def _apply(override: Override, config: dict[str, Any], composed: Mapping[str, Any]) -> None:
     key, value = override.key_or_group, override.value()
-    group, *path = key.split(".")
-    is_setting = not path and key in config and not isinstance(config[key], dict)
-    if override.is_delete() or key in FIXED or (group not in ANEW and not is_setting):
+    if override.is_delete() or not may_change(key):
         settings = [name for name, own in config.items() if not isinstance(own, dict) and name not in FIXED]
         advice = f"cannot change in a resumed run (only {', '.join([*settings, *ANEW])} can)"
         raise ConfigError(key, show(value), advice)

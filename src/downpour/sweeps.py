@@ -1,20 +1,15 @@
-"""Hydra's optional launchers and sweepers, and resuming a sweep."""
+"""Hydra's optional launchers and sweepers."""
 
 import contextlib
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from downpour.config import ConfigError, how_to_install, nearest
+from downpour.config import how_to_install, nearest
 
 OPTIONAL = {"hydra/launcher": ["joblib", "submitit_local", "submitit_slurm"], "hydra/sweeper": ["optuna"]}
 
@@ -46,45 +41,6 @@ def register() -> None:
         max_failure_rate=1.0,  # a diverged run is information for the search; it must not end it
     )
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=node, provider="downpour")
-
-
-def typed_before(arguments: Sequence[str]) -> list[str]:
-    """The overrides that `-m resume_sweep=DIR` leaves out: those that the sweep was started with.
-
-    Raises:
-        ConfigError: DIR is not a sweep's, -m is missing, or the overrides differ from those of the sweep; only the
-            launcher may differ.
-    """
-    settings = [each for each in arguments if not each.startswith("-")]
-    given = [each.partition("=")[2] for each in settings if each.startswith("resume_sweep=")]
-    directory = given[0] if given else "null"
-    if directory in ("", "null"):
-        return []
-    if not {"-m", "--multirun"} & set(arguments):
-        raise ConfigError("resume_sweep", directory, "needs -m; to resume a single run, use resume=DIR")
-    try:
-        begun: Any = OmegaConf.load(Path(directory) / "multirun.yaml").hydra.overrides
-    except (OSError, OmegaConfBaseException, YAMLError):
-        raise ConfigError("resume_sweep", directory, "is not a sweep directory: it has no multirun.yaml") from None
-    before, launcher_before = _parts([*begun.hydra, *begun.task])
-    now, launcher = _parts(settings)
-    now.sort(key=lambda each: not each.startswith("hydra"))  # as they are recorded; the others' order numbers the jobs
-    if now and now != before:
-        advice = (
-            f"was started with `{' '.join(before)}`: repeat these settings in this order, or give resume_sweep alone"
-        )
-        raise ConfigError("resume_sweep", directory, advice)
-    replaced = {each.partition("=")[0] for each in launcher}
-    if "hydra/launcher" in replaced:
-        launcher_before = []
-    return [*(() if now else before), *(o for o in launcher_before if o.partition("=")[0] not in replaced)]
-
-
-def _parts(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what defines the jobs, what says how they are launched), without what differs between a sweep and its resume."""
-    own, launcher = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep="), ("hydra/launcher=", "hydra.launcher.")
-    kept = [each for each in overrides if not each.startswith(own)]
-    return [o for o in kept if not o.startswith(launcher)], [o for o in kept if o.startswith(launcher)]
 
 
 def missing(group: str, name: str) -> str | None:
