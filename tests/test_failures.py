@@ -58,3 +58,12 @@ def test_the_first_cause_is_told(tmp_path: Path) -> None:
     report(tmp_path, 1, Failed(1, "ArithmeticError: 1 / 0"))
     assert str(first(tmp_path, {0: 1, 1: 1}, tmp_path, nodes=2)) == "ArithmeticError: 1 / 0"
     assert json.loads((tmp_path / "0.json").read_text())["lost"]
+
+
+def test_a_time_limit_is_told_with_what_to_raise(tmp_path: Path) -> None:
+    class UncompletedJobError(RuntimeError):
+        """As submitit's."""
+
+    told = explain(UncompletedJobError("Job not requeued because: timed-out too many times."), tmp_path)
+    assert str(told).startswith("the job reached its time limit: raise hydra.launcher.timeout_min")
+    assert not (tmp_path / "train.log").exists()

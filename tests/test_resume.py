@@ -39,6 +39,19 @@ KINDS = {
 }
 
 
+def test_a_job_that_slurm_starts_again_goes_on(commands: Commands, finished_run: Path) -> None:
+    job = (*SMALL, "hydra.run.dir=run")
+    assert commands.run(*job, sabotage=partial(killed_half_written, 2)).code == -signal.SIGKILL
+    assert "already contains a run" in commands.run(*job).err  # typed again by mistake
+    again = {"environment": {"SLURM_RESTART_COUNT": "1"}}
+    other = commands.run(*job, "seed=1", **again)
+    assert other.code == 2 and "hydra.run.dir=" in other.err and "now it is" in other.err
+    ended = commands.run(*job, **again)
+    assert ended.code == 0, ended.text
+    assert_same(commands.folder / "run", finished_run)
+    assert "is finished" in commands.run(*job, **again).text
+
+
 def test_a_longer_run_that_is_killed_goes_on_to_its_new_end(commands: Commands) -> None:
     assert commands.run(*SMALL, "hydra.run.dir=run").code == 0
     killed = commands.run("resume=run", "total_env_steps=2_048", sabotage=partial(killed_half_written, 2))

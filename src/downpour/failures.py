@@ -71,6 +71,9 @@ def explain(error: BaseException, directory: Path) -> Failed:
         return Failed(FAILED, f"out of memory ({_first_line(error)}): {advice}\n{last_checkpoint(directory)}")
     if type(error).__name__ == "MisconfigurationException":  # Lightning's own, matched without importing it
         return Failed(BAD_INPUT, _first_line(error))
+    if type(error).__name__ == "UncompletedJobError":  # submitit's, when it does not start the job again
+        advice = "raise hydra.launcher.timeout_min, or hydra.launcher.max_num_timeout to start it again"
+        return Failed(FAILED, f"the job reached its time limit: {advice}\n{last_checkpoint(directory)}")
     _write_traceback(error, directory)
     if _lost_a_peer(error):
         what = f"lost another process of this run ({_first_line(error)})"

@@ -1,6 +1,7 @@
 """Runs one job: new or resumed, in this process or in several."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def run(
         Failed: training did not finish; chained to its cause if that is known in this process.
     """
     overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
-    if config.get("resume_sweep") and (directory / directories.CONFIG).exists():
+    if (config.get("resume_sweep") or requeued()) and (directory / directories.CONFIG).exists():
         own = directories.read_config(directory, "resume_sweep")
         _check_job(directory, overrides)
         summary, length = directories.read_summary(directory), length_key(own)
@@ -88,10 +89,16 @@ def run(
     return directories.read_summary(directory).get(monitored(config))
 
 
+def requeued() -> bool:
+    """Whether a cluster may have started this job before: SLURM says so; submitit repeats jobs that reach their time
+    limit, and does not say."""
+    return "SUBMITIT_FOLDER" in os.environ or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+
+
 def _check_job(directory: Path, overrides: Sequence[str]) -> None:
     """
     Raises:
-        ConfigError: a sweep that is resumed has another job there; its experiment has changed since.
+        ConfigError: the directory has another job; the sweep's experiment has changed since.
     """
     from downpour.analysis.runs import RunDirectory
 
@@ -100,8 +107,8 @@ def _check_job(directory: Path, overrides: Sequence[str]) -> None:
         for some in (RunDirectory(directory).overrides, overrides)
     )
     if before and before != now:
-        advice = f"was job `{' '.join(before)}`, now it is `{' '.join(now)}`: the sweep's configuration has changed"
-        raise ConfigError("resume_sweep", directory, advice)
+        advice = f"was job `{' '.join(before)}`, now it is `{' '.join(now)}`: the configuration has changed"
+        raise ConfigError("hydra.run.dir", directory, advice)
 
 
 def monitored(config: Mapping[str, Any]) -> str:
