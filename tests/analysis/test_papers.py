@@ -121,7 +121,13 @@ def test_runs_of_unequal_length_are_compared_at_the_last_step_of_all(tmp_path: P
     ablation(tmp_path, (False, True), 1e-3, [2.0], returns=[0.5] * 500 + [0.75] * 500)
     short = write_run(
         tmp_path / "short",
-        overrides=["data.replay=False", "algo.target_network=True", "optimizer.lr=0.001", "seed=1"],
+        overrides=[
+            "data.replay=False",
+            "algo.target_network=True",
+            "optimizer.lr=0.001",
+            "total_env_steps=500",
+            "seed=1",
+        ],
         seed=1,
         config={
             "env": {"_target_": MINATAR, "game": "breakout"},

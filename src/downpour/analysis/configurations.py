@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from downpour.analysis.runs import RunDirectory, natural
 
 IGNORED = ("seed", "resume", "logger", "hydra")  # keys, and all below them, that do not define a configuration
 ALWAYS = ("algo", "env", "data")  # groups that distinguish configurations even if no override names them
+LENGTHS = ("total_env_steps", "total_gradient_steps")
 ENVIRONMENT_KEYS = ("env", "env.id", "env.game", "data")  # that the title of a panel stands for
 
 
@@ -44,8 +45,8 @@ class Configuration:
         return [run for run in self.runs if run.status != "failed" and len(run.metrics)]
 
 
-def group(runs: Iterable[RunDirectory]) -> list[Configuration]:
-    """Group runs into configurations, in natural order of their settings.
+def group(runs: Iterable[RunDirectory], without: Collection[str] = ()) -> list[Configuration]:
+    """Group runs into configurations, in natural order of their settings, `without` some of them.
 
     A setting that only some runs override is looked up in the choices and the config of the others, so that a run with
     the override `algo=double_dqn` and one with this default belong to the same configuration. Of two runs with the same
@@ -53,7 +54,7 @@ def group(runs: Iterable[RunDirectory]) -> list[Configuration]:
     """
     runs = list(runs)
     typed = {id(run): _settings(run.overrides) for run in runs}
-    keys = list(dict.fromkeys(key for run in runs for key in typed[id(run)]))
+    keys = list(dict.fromkeys(key for run in runs for key in typed[id(run)] if key not in without))
     implied = [key for key in ALWAYS if key not in keys]
     found: dict[tuple[str, ...], Configuration] = {}
     for run in runs:

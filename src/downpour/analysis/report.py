@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from downpour.analysis.configurations import Configuration, group
+from downpour.analysis.configurations import LENGTHS, Configuration, group
 from downpour.analysis.metrics import headline
 from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
 from downpour.analysis.statistics import RESAMPLES
@@ -54,7 +54,8 @@ def report(
     if paper is not None:
         papers.find(paper)
     directories = [RunDirectory(Path(path)) for path in runs]
-    configurations = group(run for run in directories if run.identified)
+    identified = [run for run in directories if run.identified]
+    configurations = group(identified)
     counted = [run for each in configurations for run in each.counted]
     if metric is not None:
         headline(counted, metric)
@@ -80,7 +81,8 @@ def report(
     draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
-    if paper is not None and (beside := paper_table.write(paper, configurations, out)):
+    # A paper's table compares all runs at one step: it does not matter for how long each was to train.
+    if paper is not None and (beside := paper_table.write(paper, group(identified, without=LENGTHS), out)):
         text += f"\n\n{beside}"
     return text
 
