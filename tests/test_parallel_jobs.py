@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.commands import Commands
 
 from downpour.directory import read_summary
 from downpour.failures import Failed
 from downpour.processes import SIGNALS, handle, restore
 
 parallel_jobs = pytest.importorskip("downpour.parallel_jobs", reason="joblib is an extra: make test EXTRAS=sweep")
-TRAIN = str(Path(__file__).parents[1] / "src/train.py")
 SHORT = ["total_env_steps=4000", "eval_every=500", "eval_episodes=2", "data.learning_starts=500", "logger=csv"]
 
 
@@ -91,30 +90,19 @@ def test_signals_are_ignored_where_they_were() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a worker learns of the end of its sweep on Linux only")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_running_jobs_save_and_the_sweep_goes_on_later(number: signal.Signals, tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep"
+def test_running_jobs_save_and_the_sweep_goes_on_later(number: signal.Signals, commands: Commands) -> None:
+    sweep = commands.folder / "sweep"
     jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", f"hydra.sweep.dir={sweep}", *SHORT]
-    command = [sys.executable, TRAIN, "-m", *jobs]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        wait_for(lambda: all((sweep / f"{job}/checkpoints/last.ckpt").exists() for job in (0, 1)))
-        process.send_signal(number)
-        assert process.wait(120) == (-number if number == signal.SIGKILL else 128 + number)
-    wait_for(lambda: all(read_summary(sweep / f"{job}").get("status") == "stopped" for job in (0, 1)))
-    assert not (sweep / "2").exists()
-    resumed = subprocess.run(
-        [sys.executable, TRAIN, "-m", f"resume_sweep={sweep}", "hydra/launcher=basic"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert resumed.returncode == 0, resumed.stderr
-    assert "Joblib" not in resumed.stdout
-    assert all(read_summary(sweep / f"{job}")["status"] == "finished" for job in range(3))
-
-
-def wait_for(condition: Any, seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
+    running = commands.start("-m", *jobs, fork=False)
+    running.wait_until(lambda: all((sweep / f"{job}/checkpoints/last.ckpt").exists() for job in (0, 1)))
+    running.kill(number)
+    assert running.wait().code == (-number if number == signal.SIGKILL else 128 + number)
+    end = time.monotonic() + 200  # the workers of a killed sweep are still saving
+    while [read_summary(sweep / str(job)).get("status") for job in (0, 1)] != ["stopped"] * 2:
         assert time.monotonic() < end
         time.sleep(0.1)
+    assert not (sweep / "2").exists()
+    resumed = commands.run("-m", f"resume_sweep={sweep}", "hydra/launcher=basic")
+    assert resumed.code == 0, resumed.text
+    assert "Joblib" not in resumed.text
+    assert all(read_summary(sweep / f"{job}")["status"] == "finished" for job in range(3))

@@ -1,5 +1,6 @@
 """Translates errors of Hydra and OmegaConf into messages about keys and values."""
 
+import functools
 import re
 import sys
 from collections.abc import Sequence
@@ -117,6 +118,7 @@ def _parses(override: str) -> bool:
         return False
 
 
+@functools.cache  # it reads the folders
 def groups() -> list[str]:
     """The config groups, in alphabetical order."""
     folders = (p.parent.relative_to(CONF).as_posix() for p in CONF.rglob("*.yaml"))

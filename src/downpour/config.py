@@ -68,6 +68,11 @@ def show(value: Any) -> str:
     return str(value)
 
 
+def key_of(override: str) -> str:
+    """The key of an override as typed: of `+a.b=1` and `~a.b`, "a.b"."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def nearest(word: str, known: list[str]) -> str:
     """The closest spelling among `known`, as the end of a sentence; empty if none is close."""
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)

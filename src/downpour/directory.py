@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from downpour.config import ConfigError, check, targets, untrusted
+from downpour.config import ConfigError, check, key_of, targets, untrusted
 from downpour.failures import Failed
 
 log = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ def keep_settings(directory: Path, config: Mapping[str, Any]) -> None:
     if summary.get("status") == "finished":
         write_summary(directory, {**summary, "status": "stopped"})
     choices = yaml.safe_load((directory / CHOICES).read_text())
-    typed = [(override.partition("=")[0].lstrip("+"), override) for override in choices["overrides"]]
-    overrides = [f"{key}={changed[key]}" if key in changed else override for key, override in typed]
+    typed = choices["overrides"]
+    overrides = [f"{key}={changed[key]}" if (key := key_of(each)) in changed else each for each in typed]
     write_config(directory, {**own, **changed}, {**choices, "overrides": overrides})
 
 

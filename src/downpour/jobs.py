@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from downpour import directory as directories
 from downpour.building import length_key
-from downpour.config import ConfigError, build
+from downpour.config import ConfigError, build, key_of
 from downpour.experiment import fit
 from downpour.failures import BAD_INPUT, Failed, explain, has_trained, last_checkpoint
 from downpour.launch import launcher
@@ -36,7 +36,7 @@ def run(
         Failed: training did not finish; chained to its cause if that is known in this process.
     """
     overrides = [each for each in overrides if not each.startswith("resume_sweep=")]
-    if (config.get("resume_sweep") or requeued()) and (directory / directories.CONFIG).exists():
+    if (config.get("resume_sweep") or may_be_requeued()) and (directory / directories.CONFIG).exists():
         own = directories.read_config(directory, "resume_sweep")
         _check_job(directory, overrides)
         summary, length = directories.read_summary(directory), length_key(own)
@@ -89,7 +89,7 @@ def run(
     return directories.read_summary(directory).get(monitored(config))
 
 
-def requeued() -> bool:
+def may_be_requeued() -> bool:
     """Whether a cluster may have started this job before: SLURM says so; submitit repeats jobs that reach their time
     limit, and does not say."""
     return "SUBMITIT_FOLDER" in os.environ or int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
@@ -102,11 +102,9 @@ def _check_job(directory: Path, overrides: Sequence[str]) -> None:
     """
     from downpour.analysis.runs import RunDirectory
 
-    before, now = (
-        sorted(each for each in some if not may_change(each.partition("=")[0].lstrip("+~")))
-        for some in (RunDirectory(directory).overrides, overrides)
-    )
-    if before and before != now:
+    recorded = RunDirectory(directory).overrides
+    before, now = (sorted(each for each in some if not may_change(key_of(each))) for some in (recorded, overrides))
+    if recorded and before != now:
         advice = f"was job `{' '.join(before)}`, now it is `{' '.join(now)}`: the configuration has changed"
         raise ConfigError("hydra.run.dir", directory, advice)
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from downpour.config import ConfigError
+from downpour.config import ConfigError, key_of
 from downpour.resume import ANEW, may_change
 
 
@@ -41,7 +41,7 @@ def typed_before(directory: str, arguments: Sequence[str]) -> list[str]:
         advice = f"was started with `{' '.join(before)}`: repeat these settings in this order, or leave them out"
         advice += f"; only the length, the launcher and {', '.join(ANEW)} may be others"
         raise ConfigError("resume_sweep", directory, advice)
-    if "hydra/launcher" in map(_key, launcher):
+    if "hydra/launcher" in map(key_of, launcher):
         launcher_before = []
     return [*([] if repeated else kept), *_without(launcher_before, launcher)]
 
@@ -53,17 +53,13 @@ def _parts(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     return [o for o in kept if not o.startswith(launcher)], [o for o in kept if o.startswith(launcher)]
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
-
-
 def _without(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:
     """The overrides whose keys the changes do not name."""
-    changed = {_key(each) for each in changes}
-    return [each for each in overrides if _key(each) not in changed]
+    changed = {key_of(each) for each in changes}
+    return [each for each in overrides if key_of(each) not in changed]
 
 
 def _same_jobs(before: Sequence[str], kept: Sequence[str], changes: Sequence[str]) -> bool:
     """Whether the jobs of a sweep keep their numbers, and each can be resumed, with these changes."""
     touched = OverridesParser.create().parse_overrides([*changes, *(each for each in before if each not in kept)])
-    return all(may_change(_key(each)) for each in changes) and not any(o.is_sweep_override() for o in touched)
+    return all(may_change(key_of(each)) for each in changes) and not any(o.is_sweep_override() for o in touched)

@@ -180,9 +180,8 @@ class SweepReport(Callback):
         reason = Path(str(OmegaConf.select(hydra, "hydra.runtime.output_dir"))) / FAILURE_FILE
         with contextlib.suppress(OSError):  # a full disk, for example, of which the job may have failed
             error = job_return._return_value  # `return_value` would raise it
-            if isinstance(error, Failed) and error.code > 128:  # stopped by a signal
-                return
-            if job_return.status == JobStatus.FAILED:
+            stopped = isinstance(error, Failed) and error.code > 128  # by a signal, which is no failure
+            if job_return.status == JobStatus.FAILED and not stopped:
                 ours = type(error).__module__.startswith("downpour")  # its message says everything
                 text = str(error) if ours else f"{type(error).__name__}: {error}"
                 reason.write_text(text + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from omegaconf import OmegaConf
 
 from downpour import composition
-from downpour.config import ConfigError, nearest
+from downpour.config import ConfigError, key_of, nearest
 
 
 def read(text: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -22,7 +22,7 @@ def read(text: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         names, *own = part.split() or [""]
         variants += [[_known(name), *own] for name in names.split(",")]
     keys = {name: _keys(name) for name in dict.fromkeys(name for name, *_ in variants)}
-    own = [o for o in overrides if o.partition("=")[0].lstrip("+~").startswith("strategy.")]
+    own = [o for o in overrides if key_of(o).startswith("strategy.")]
     for override in reversed(own):
         key = override.partition("=")[0]
         matching = [each for each in variants if key in keys[each[0]]]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ def launch(config: Mapping[str, Any], directory: Path, hardware: Hardware) -> No
         surroundings(hardware),
         tempfile.TemporaryDirectory(prefix="downpour-") as name,
         impatience(name, directory),
-        _signals() as received,
     ):
+        received: list[int] = []
+        handle(lambda number, _: received.append(number))  # `surroundings` puts the others back
         scratch = Path(name)
         (scratch / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False))
         os.environ.setdefault(TOKEN, secrets.token_hex(32))
@@ -103,14 +104,6 @@ def _start(
         pass_fds=keep or (),
         start_new_session=True,
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list to which the signals that this process receives are appended."""
-    received: list[int] = []
-    handle(lambda number, _: received.append(number))  # `surroundings` puts them back
-    yield received
 
 
 def _watch(
