@@ -9,7 +9,10 @@ import torch
 
 
 def peak_of(work: Callable[[], Any]) -> int:
-    """Bytes by which the resident memory of a process of its own grows at most while it does `work`."""
+    """Bytes by which the resident memory of a process of its own grows at most while it does `work`.
+
+    Modules that `work` imports count unless the caller has imported them.
+    """
     context = multiprocessing.get_context("fork")  # at once: nothing is imported anew
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(work, theirs))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.analysis.runs_factory import write_run
 
-from downpour.analysis.configurations import Configuration, group
+from downpour.analysis.configurations import HARDWARE, Configuration, group
 from downpour.analysis.runs import RunDirectory
 
 
@@ -77,6 +77,17 @@ def test_experiments_in_other_environments_are_told_apart_without_being_typed(tm
         RunDirectory(write_run(tmp_path / "b", choices={"env": "acrobot"}, config={"env": {"id": "Acrobot-v1"}})),
     ]
     assert labels(group(runs)) == ["env=acrobot", "env=cartpole"]
+
+
+def test_the_hardware_may_be_left_out_but_not_the_number_of_processes(tmp_path: Path) -> None:
+    """A GPU rounds differently; four processes are another experiment."""
+    devices = {"trainer=gpu": 1, "trainer=cpu": 1, "trainer.threads=2": 1, "trainer=ddp_4gpu": 4}
+    runs = [
+        RunDirectory(write_run(tmp_path / typed, overrides=[typed], seed=seed, config={"trainer": {"devices": count}}))
+        for seed, (typed, count) in enumerate(devices.items())
+    ]
+    assert len(group(runs)) == 4
+    assert [len(each.runs) for each in group(runs, without=HARDWARE)] == [3, 1]
 
 
 @pytest.mark.parametrize(

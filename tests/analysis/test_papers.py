@@ -115,7 +115,7 @@ def test_one_colour_for_one_source_in_all_panels(tmp_path: Path, monkeypatch: py
     assert len(colours) == len({name for name, _ in colours}) == len({colour for _, colour in colours}) == 4
 
 
-def test_runs_of_unequal_length_are_compared_at_the_last_step_of_all(tmp_path: Path) -> None:
+def test_runs_of_unequal_length_and_hardware_are_compared_at_the_last_step_of_all(tmp_path: Path) -> None:
     """The ratio of two cells would otherwise be one of lengths, too."""
     ablation(tmp_path, (True, True), 1e-3, [8.0], returns=[1.0] * 500 + [50.0] * 500)
     ablation(tmp_path, (False, True), 1e-3, [2.0], returns=[0.5] * 500 + [0.75] * 500)
@@ -126,6 +126,8 @@ def test_runs_of_unequal_length_are_compared_at_the_last_step_of_all(tmp_path: P
             "algo.target_network=True",
             "optimizer.lr=0.001",
             "total_env_steps=500",
+            "trainer=gpu",
+            "trainer.cuda_graph=true",
             "seed=1",
         ],
         seed=1,

@@ -9,8 +9,9 @@ from typing import Any
 from downpour.analysis.runs import RunDirectory, natural
 
 IGNORED = ("seed", "resume", "logger", "hydra")  # keys, and all below them, that do not define a configuration
-ALWAYS = ("algo", "env", "data")  # groups that distinguish configurations even if no override names them
+ALWAYS = ("algo", "env", "data", "trainer.devices")  # distinguish configurations even if no override names them
 LENGTHS = ("total_env_steps", "total_gradient_steps")
+HARDWARE = ("trainer", "trainer.accelerator", "trainer.threads", "trainer.cuda_graph", "trainer.deterministic")
 ENVIRONMENT_KEYS = ("env", "env.id", "env.game", "data")  # that the title of a panel stands for
 
 

@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from downpour.analysis.configurations import LENGTHS, Configuration, group
+from downpour.analysis.configurations import HARDWARE, LENGTHS, Configuration, group
 from downpour.analysis.metrics import headline
 from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
 from downpour.analysis.statistics import RESAMPLES
@@ -81,9 +81,11 @@ def report(
     draw_extras(configurations, out)
     if counted and swept(configurations):
         save(sensitivity(configurations, metric), out / "sensitivity.png")
-    # A paper's table compares all runs at one step: it does not matter for how long each was to train.
-    if paper is not None and (beside := paper_table.write(paper, group(identified, without=LENGTHS), out)):
-        text += f"\n\n{beside}"
+    if paper is not None:
+        # All runs are compared at one step, for whatever length they were planned and wherever they were trained.
+        same = group(identified, without=(*LENGTHS, *HARDWARE))
+        if beside := paper_table.write(paper, same, out):
+            text += f"\n\n{beside}"
     return text
 
 
