@@ -161,13 +161,13 @@ def test_bad_input_that_is_found_late_loses_nothing(commands: Commands, finished
 
 
 def refuse_beside_another_node() -> None:
-    """Have the run find bad input when the other node has begun to write."""
+    """Have the run find bad input when node 0 has begun to write."""
     from downpour import jobs
-    from downpour.config import ConfigError
+    from downpour.failures import Failed
 
     def run(config: object, directory: Path, *rest: object) -> None:
         (directory / "config.yaml").write_text("node 0's")
-        raise ConfigError("seed", 0, "refused")
+        raise Failed(2, "seed=0: refused")
 
     jobs.run = run  # type: ignore[assignment]
 
@@ -178,6 +178,28 @@ def test_a_node_removes_nothing_of_node_0(commands: Commands, node: int) -> None
     ended = commands.run(*SMALL, *arguments, sabotage=refuse_beside_another_node)
     assert_one_message(ended)
     assert (commands.folder / "shared" / "config.yaml").exists() == (node == 1)
+
+
+def lock_first() -> None:
+    """Have another process take the directory between this one's first look at it and its lock."""
+    from downpour import directory as directories
+
+    locked, held = directories.locked, []
+
+    def late(directory: Path) -> object:
+        held.append(open(directory / ".lock", "a"))  # noqa: SIM115 (as long as the process)
+        fcntl.flock(held[-1], fcntl.LOCK_EX)
+        (directory / "config.yaml").write_text("another's")
+        return locked(directory)
+
+    directories.locked = late  # type: ignore[assignment]
+
+
+def test_of_two_runs_that_start_at_once_in_one_directory_one_is_left_alone(commands: Commands) -> None:
+    ended = commands.run(*SMALL, "hydra.run.dir=shared", sabotage=lock_first)
+    assert_one_message(ended)
+    assert "another process is writing to it" in ended.err
+    assert (commands.folder / "shared" / "config.yaml").read_text() == "another's"
 
 
 def test_what_a_resumed_run_may_not_be_told(

@@ -75,6 +75,7 @@ def train_task(composed: DictConfig) -> float | None:
     single = hydra_config.mode == RunMode.RUN
     fresh = single and not any(directory.iterdir())
     failed: Failed | None = None
+    began = False
     config: Any = {}
     try:
         from downpour import jobs
@@ -85,10 +86,11 @@ def train_task(composed: DictConfig) -> float | None:
     except (Exception, KeyboardInterrupt) as error:
         if OmegaConf.select(composed, "debug.traceback") and (error.__cause__ or not isinstance(error, Failed)):
             traceback.print_exc()
+        began = isinstance(error, Failed)  # it had locked the directory and written to it
         failed = _explain_start(error) if isinstance(error, OmegaConfBaseException) else explain(error, directory)
     finally:
         if fresh:
-            refused = failed is not None and failed.code == BAD_INPUT
+            refused = began and failed is not None and failed.code == BAD_INPUT
             _leave(directory, discard=refused and _is_first_node(config) and not has_trained(directory))
     _tell(failed, "" if single else f"job {hydra_config.job.num} ({' '.join(hydra_config.overrides.task)}): ")
     if single or failed.code > 128:  # an exception would have Hydra print a second message; a signal ends a sweep too
