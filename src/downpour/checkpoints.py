@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from downpour.config import ConfigError
+from downpour.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +213,17 @@ def capture_generators() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else [],  # of this rank's device
     }
+
+
+def same_ranks(checkpoint: Mapping[str, Any], run: Run, strategy: Any) -> bool:
+    """Whether each rank can go on from its own part of a checkpoint.
+
+    That needs as many ranks and replicas as saved it, and the same meaning of their step counts: in an asynchronous run
+    they are each rank's own, and differ between strategies.
+    """
+    saved, own = len(checkpoint["ranks"]), strategy.name if run.asynchronous else None
+    before = saved, checkpoint.get("replicas", saved), checkpoint.get("asynchronous", own)
+    return before == (run.world_size, run.replicas, own)
 
 
 def capture_rank(data: Any, algorithm: Any) -> dict[str, Any]:

@@ -60,6 +60,13 @@ def test_gradients_are_clipped_by_their_norm(clip: float | None, expected: list[
         assert float(algorithm.latest["gradient_norm"]) == pytest.approx(5)
 
 
+def test_the_norm_of_no_gradient_is_not_recorded() -> None:
+    """Under `strategy.accumulate` only every k-th batch has gradients to clip."""
+    algorithm = Slope(gradient_clip=1.0)
+    algorithm.w.grad = None
+    assert algorithm.clip_and_step(torch.optim.SGD([algorithm.w])) == {}
+
+
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [

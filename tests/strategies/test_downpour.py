@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,14 @@ from tests.training import QUIET, composed
 from downpour import directory as directories
 from downpour import evaluate, experiment
 from downpour.building import build_optimizer
+from downpour.callbacks.checkpoint import Checkpoint
+from downpour.checkpoints import same_ranks, write
 from downpour.config import ConfigError
+from downpour.run import Run
+from downpour.strategies.downpour import Downpour
+from downpour.strategies.launch import _listen
 from downpour.strategies.remote import Remote
+from downpour.trainer import Hardware
 from downpour.validation import validate
 
 DIGITS = ("algo=supervised", "eval_every=20", "data.updates=7", "schedule=cosine", "schedule.steps=80")
@@ -287,9 +294,90 @@ def test_a_port_in_use(commands: Commands) -> None:
     assert f"trainer.port={port}: no parameter server can listen at 127.0.0.1 (Address already in use)" in line
 
 
+@pytest.mark.parametrize(
+    ("address", "port", "key", "why"),
+    [
+        ("no-such-host.invalid", 29500, "trainer.address=no-such-host.invalid", "."),
+        ("192.0.2.1", 29500, "trainer.address=192.0.2.1", "Cannot assign requested address"),  # of nobody (RFC 5737)
+        ("127.0.0.1", 65535, "trainer.port=65536", "port must be 0-65535"),
+    ],
+)
+def test_an_address_or_a_port_that_does_not_exist(address: str, port: int, key: str, why: str) -> None:
+    hardware = Hardware(accelerator="cpu", nodes=2, address=address, port=port)
+    with pytest.raises(
+        ConfigError, match=rf"{key}: no parameter server can listen at {address} \(.*{why}.*\); name an"
+    ):
+        _listen(2, hardware)
+
+
+def test_a_worker_that_posted_nothing_starts_anew(tmp_path: Path) -> None:
+    """And a run of two workers saves two parts, also if four had begun it."""
+    posted: list[tuple[int, Any]] = [(1, "b2")]
+    module: Any = torch.nn.Linear(1, 1)
+    link: Any = SimpleNamespace(
+        collect=lambda box, ask: posted, join=lambda: {"weights": module.state_dict(), "ranks": {0: {}, 1: None}}
+    )
+    strategy = Downpour(Hardware(accelerator="cpu", devices=2))
+    strategy.attach(link, Run(tmp_path, 0, 10, 10, 0, rank=1, world_size=2, asynchronous=True))
+    strategy._states = dict(enumerate(["a", "b", "c", None]))
+    own: Any = "a2"
+    assert strategy.gather_states(own) == ["a2", "b2"]
+    reported: list[bool] = []
+    strategy._lightning_module, strategy._sets = module, []  # type: ignore[assignment]
+    strategy.report = lambda: reported.append(True)  # type: ignore[assignment, method-assign, return-value, func-returns-value]
+    strategy.on_train_start()
+    assert reported
+
+
+@pytest.mark.parametrize("by", ["downpour", None])
+def test_another_strategy_goes_on_at_the_step_of_all_workers(tmp_path: Path, by: str | None) -> None:
+    """A checkpoint of two workers, resumed in one process: of asynchronous ones, each has counted its own steps."""
+    options = (*DIGITS, "callbacks.recorder.every=10")
+    train(tmp_path, *options, "total_gradient_steps=40")
+    saved = checkpoint(tmp_path)
+    own = saved["ranks"][0]
+    parts = [{**own, "stream": {"step": n}, "gradient_steps": n} for n in ((17, 23) if by else (40, 40))]
+    write({**saved, "ranks": parts, "replicas": 2, "asynchronous": by}, tmp_path / "checkpoints" / "last.ckpt")
+    seen: list[int] = []
+    longer = configuration(tmp_path, *options, "total_gradient_steps=80")
+    begin = Checkpoint.on_train_start
+
+    def note(self: Checkpoint, trainer: Any, module: Any) -> None:
+        begin(self, trainer, module)
+        seen.extend([trainer.datamodule.step, module.gradient_steps])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoint, "on_train_start", note)
+        experiment.fit({**longer, "resume": str(tmp_path)}, tmp_path)
+    assert seen == [40, 40]
+    assert checkpoint(tmp_path)["gradient_steps"] == checkpoint(tmp_path)["step"] == 80
+    steps = [int(row["gradient_steps"]) for row in rows(tmp_path / "metrics.csv")]
+    assert steps == sorted(steps) and steps[-1] == 80
+
+
+@pytest.mark.parametrize(
+    ("ranks", "replicas", "by", "run", "same"),
+    [
+        (2, 2, "downpour", {"world_size": 2, "asynchronous": True}, True),
+        (2, 2, None, {"world_size": 2, "asynchronous": True}, False),
+        (2, 2, "backup_workers", {"world_size": 2, "asynchronous": True}, False),
+        (2, 2, "downpour", {"world_size": 2}, False),
+        (2, 2, None, {"world_size": 2}, True),
+        (4, 4, None, {"world_size": 2}, False),
+        (4, 2, None, {"world_size": 4, "ranks_per_replica": 2}, True),
+        (4, 4, None, {"world_size": 4, "ranks_per_replica": 2}, False),
+    ],
+)
+def test_ranks_find_their_own_part_if_they_count_alike(
+    ranks: int, replicas: int, by: str | None, run: dict[str, Any], same: bool
+) -> None:
+    strategy = Downpour(Hardware(accelerator="cpu"))
+    saved = {"ranks": [{}] * ranks, "replicas": replicas, "asynchronous": by}
+    assert same_ranks(saved, Run(Path(), 0, 10, 10, 0, **run), strategy) == same
+
+
 def test_what_cannot_be(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     from downpour.launch import launcher
-    from downpour.trainer import Hardware
 
     config = {"strategy": {"_target_": "downpour.strategies.downpour.Downpour"}}
     with pytest.raises(ConfigError, match="several nodes need a common secret: set DOWNPOUR_TOKEN"):

@@ -133,6 +133,18 @@ def test_whatever_comes_after_whatever(large: int) -> None:
                 assert all(torch.equal(a, b) for a, b in zip(own, theirs, strict=True)), (event, what)
 
 
+def test_more_tensors_than_one_call_can_send() -> None:
+    with running(partial(torch.optim.SGD, lr=0.5)) as connect:
+        link = connect(0)
+        mine = tensors(0, [(2,)] * 1500)
+        truth = [t.clone() for t in mine]
+        link.divide([mine])
+        link.create([mine])
+        gradients = tensors(1, [(2,)] * 1500)
+        link.push(0, gradients, mine)
+        assert all(torch.equal(t, a - 0.5 * g) for t, a, g in zip(mine, truth, gradients, strict=True))
+
+
 def test_a_stranger_is_refused() -> None:
     with running(OPTIMIZERS["sgd"]) as connect:
         with pytest.raises(Failed, match=r"strategy: server 0 at .* cannot be used: it has closed the conn"):

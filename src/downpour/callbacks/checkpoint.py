@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 
-from downpour.checkpoints import LAST, PARTIAL, capture_rank, install, mark_best, restore_rank, sync
+from downpour.checkpoints import LAST, PARTIAL, capture_rank, install, mark_best, restore_rank, same_ranks, sync
 from downpour.config import ConfigError, PositiveInt
 from downpour.failures import Stopped
 from downpour.loggers.files import RunFiles
@@ -45,7 +45,7 @@ class Checkpoint(Callback):
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._loaded: dict[str, Any] | None = None
-        self._as_before = True  # the same numbers of ranks and replicas
+        self._as_before = True  # each rank goes on from its own part of the checkpoint
 
     @property
     def seconds(self) -> float:
@@ -111,9 +111,12 @@ class Checkpoint(Callback):
         if isinstance(trainer.strategy, Parallelism):
             mine["strategy"] = {"name": trainer.strategy.name, **trainer.strategy.capture()}
         files = [logger.capture() for logger in trainer.loggers if isinstance(logger, RunFiles)]
+        strategy = parallelism(trainer.strategy)
         checkpoint["step"] = data.step
-        checkpoint["ranks"] = parallelism(trainer.strategy).gather_states(mine)
+        checkpoint["total_gradient_steps"] = pl_module.gradient_steps + self.run.others.gradient_steps
+        checkpoint["ranks"] = strategy.gather_states(mine)
         checkpoint["replicas"] = self.run.replicas
+        checkpoint["asynchronous"] = strategy.name if self.run.asynchronous else None
         for name in files[0] if files and trainer.is_global_zero else ():
             sync(self.run.directory / f"{name}.csv")  # the checkpoint relies on these rows
         checkpoint["files"] = files[0] if files else None
@@ -123,12 +126,13 @@ class Checkpoint(Callback):
         checkpoint.pop("loops", None)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        saved = len(checkpoint["ranks"])
-        self._as_before = (saved, checkpoint.get("replicas", saved)) == (self.run.world_size, self.run.replicas)
+        self._as_before = same_ranks(checkpoint, self.run, trainer.strategy)
         if not self._as_before and not trainer.datamodule.any_ranks:
-            copies = checkpoint.get("replicas", saved)
-            advice = f"the run was trained by {saved} process(es) with {copies} replica(s)"
-            raise ConfigError("trainer", f"{self.run.world_size} process(es)", f"{advice}; resume it with as many")
+            saved = len(checkpoint["ranks"])
+            by = f"{saved} process(es) with {checkpoint.get('replicas', saved)} replica(s)"
+            by += f" and strategy={name}" if (name := checkpoint.get("asynchronous")) else ""
+            advice = f"the run was trained by {by}; resume it in the same way"
+            raise ConfigError("trainer", f"{self.run.world_size} process(es)", advice)
         self._loaded = checkpoint
         self.best, self.best_step, self._evaluations = checkpoint["best"]
         self._seconds_before = checkpoint["seconds"]
@@ -140,7 +144,11 @@ class Checkpoint(Callback):
             return
         checkpoint, self._loaded = self._loaded, None
         ranks, data = checkpoint["ranks"], trainer.datamodule
-        mine = ranks[self.run.rank if self._as_before else 0]
+        if self._as_before:
+            mine = ranks[self.run.rank]
+        else:  # only data sets get here: their state is the step, here that of all ranks together
+            steps = checkpoint.get("total_gradient_steps", checkpoint["step"])
+            mine = {**ranks[0], "stream": {"step": checkpoint["step"]}, "gradient_steps": steps}
         try:
             restore_rank(mine, data, pl_module, draws=self._as_before)  # a different set of ranks draws anew
         except (FileNotFoundError, EOFError) as error:

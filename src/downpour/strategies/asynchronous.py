@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from downpour.checkpoints import capture_rank, restore_rank
+from downpour.checkpoints import capture_rank, restore_rank, same_ranks
 from downpour.config import ConfigError, PositiveFloat
 from downpour.failures import FAILED, Failed
 from downpour.launch import Launch
@@ -72,7 +72,8 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         super().load_model_state_dict(checkpoint, strict)
-        self._states = dict(enumerate(checkpoint["ranks"]))
+        if same_ranks(checkpoint, self.run, self):  # otherwise rank 0 starts from the steps of all
+            self._states = dict(enumerate(checkpoint["ranks"]))
 
     def on_train_start(self) -> None:
         """Start all workers from the state of rank 0, which has restored its checkpoint by now.
@@ -88,8 +89,8 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
         if published is None:
             raise Failed(FAILED, "rank 0 has gone", lost=True)
         module.load_state_dict(published["weights"])
-        if self.run.rank in published["ranks"]:
-            restore_rank(published["ranks"][self.run.rank], module.trainer.datamodule, module)
+        if (mine := published["ranks"].get(self.run.rank)) is not None:
+            restore_rank(mine, module.trainer.datamodule, module)
         self.report()
 
     def in_step(self, ranks: int) -> int:
@@ -111,7 +112,7 @@ class Asynchronous(Parallelism, SingleDeviceStrategy):
     def gather_states(self, own: dict[str, Any]) -> list[dict[str, Any] | None]:
         """Each worker's part of a checkpoint, in rank order; None for a worker that was lost before it posted one."""
         states: dict[int, Any] = {**self._states, **dict(self.link.collect(STATE, ask=True)), 0: own}
-        return [states.get(rank) for rank in range(max(self.run.world_size, *states) if states else 1)]
+        return [states.get(rank) for rank in range(self.run.world_size)]
 
     def flush(self) -> None:
         """Push gradients that have been accumulated but not sent."""

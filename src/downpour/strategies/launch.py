@@ -1,6 +1,7 @@
 """Starts the servers and workers of an asynchronous run, which survives the loss of a worker."""
 
 import contextlib
+import errno
 import os
 import secrets
 import signal
@@ -75,21 +76,22 @@ def _listen(count: int, hardware: Hardware) -> list[socket.socket]:
     """The servers' sockets, opened before anything is started, so that a port in use is reported first.
 
     Raises:
-        ConfigError: a port is in use, or the address is not one of this machine.
+        ConfigError: a port is in use or does not exist, or the address is not one of this machine.
     """
     listeners: list[socket.socket] = []
     for number in range(count if hardware.node_rank == 0 else 0):
         port = hardware.port + number if hardware.port else None
         try:
             listeners.append(listen(hardware.address, port))
-        except OSError as error:
-            key, value = ("trainer.port", port) if port else ("trainer.address", hardware.address)
+        except (OSError, OverflowError) as error:
             for each in listeners:
                 each.close()
-            why = os.strerror(error.errno or 0)
-            other = "another port, or null for a free one" if port else "another"
-            advice = f"no parameter server can listen at {hardware.address} ({why}); name {other}"
-            raise ConfigError(key, value, advice) from None
+            number = getattr(error, "errno", None) or 0  # negative: of the resolver
+            why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
+            failed = f"no parameter server can listen at {hardware.address} ({why}); name"
+            if port and number >= 0 and number != errno.EADDRNOTAVAIL:
+                raise ConfigError("trainer.port", port, f"{failed} another port, or null for a free one") from None
+            raise ConfigError("trainer.address", hardware.address, f"{failed} an address of node 0") from None
     return listeners
 
 
