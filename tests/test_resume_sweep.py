@@ -57,8 +57,18 @@ def test_what_cannot_be_gone_on_with_is_refused(commands: Commands, finished_run
     advice = refusal(commands.run(f"resume_sweep={finished_run}"))
     assert advice.endswith("needs -m; to resume a single run, use resume=DIR")
     advice = refusal(commands.run("-m", f"resume_sweep={finished_run}"))
-    assert advice.endswith("is not a sweep directory: it has no multirun.yaml")
+    assert advice.endswith("is not a sweep directory: it has no multirun.yaml, or not a whole one")
     assert not (finished_run / "0").exists()
+
+
+OVERRIDES = "hydra:\n  overrides:\n    hydra: []\n"
+
+
+@pytest.mark.parametrize("left", ["hydra:", OVERRIDES, f"{OVERRIDES}    task:"])
+def test_a_record_that_was_cut_short_is_refused(tmp_path: Path, left: str) -> None:
+    (tmp_path / "multirun.yaml").write_text(left)
+    with pytest.raises(ConfigError, match=r"has no multirun\.yaml, or not a whole"):
+        typed_before(str(tmp_path), ["-m", f"resume_sweep={tmp_path}"])
 
 
 def test_jobs_keep_their_numbers(commands: Commands) -> None:
@@ -100,6 +110,8 @@ TASK, LENGTH, JOBLIB = ["algo=dqn", "seed=0,1"], "total_env_steps=100", "hydra/l
         (["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=60"], [*TASK, LENGTH]),
         ([*TASK, LENGTH], [JOBLIB, "hydra.launcher.n_jobs=2"]),
         (["hydra/launcher=basic", *TASK, LENGTH], []),
+        (["++hydra/launcher=basic", *TASK, LENGTH], []),
+        (["++hydra.sweep.dir=elsewhere"], [*TASK, LENGTH, JOBLIB, "hydra.launcher.n_jobs=2"]),
         (["total_env_steps=200", "trainer=gpu"], [*TASK, JOBLIB, "hydra.launcher.n_jobs=2"]),
         ([*TASK, "total_env_steps=200"], [JOBLIB, "hydra.launcher.n_jobs=2"]),
         (["+callbacks.checkpoint.every=2"], [*TASK, LENGTH, JOBLIB, "hydra.launcher.n_jobs=2"]),

@@ -9,12 +9,11 @@ from typing import Any
 import torch.distributed as dist
 
 from downpour import directory as directories
-from downpour.building import length_key
 from downpour.config import ConfigError, build, key_of
 from downpour.experiment import fit
 from downpour.failures import BAD_INPUT, Failed, explain, has_trained, last_checkpoint
 from downpour.launch import launcher
-from downpour.resume import may_change, resumed
+from downpour.resume import longer, may_change, resumed
 from downpour.run import process
 from downpour.trainer import Hardware
 from downpour.validation import check_room, validate
@@ -39,8 +38,8 @@ def run(
     if (config.get("resume_sweep") or may_be_requeued()) and (directory / directories.CONFIG).exists():
         own = directories.read_config(directory, "resume_sweep")
         _check_job(directory, overrides)
-        summary, length = directories.read_summary(directory), length_key(own)
-        if summary.get("status") == "finished" and config[length] <= own[length]:
+        summary = directories.read_summary(directory)
+        if summary.get("status") == "finished" and not longer(config, own):
             log.info("%s is finished", directory)
             return summary.get(monitored(config))
         config = {**config, "resume": str(directory)}

@@ -42,10 +42,23 @@ def resumed(directory: Path, composed: Mapping[str, Any], overrides: Sequence[st
         advice = f"{now} process(es), but the run was trained by {before}; resume it with the same number"
         raise ConfigError("trainer.devices", config["trainer"].get("devices"), advice)
     length = length_key(own)
-    if directories.read_summary(directory).get("status") == "finished" and config[length] <= own[length]:
+    if directories.read_summary(directory).get("status") == "finished" and not longer(config, own):
         advice = f"the run is finished; to train for longer, add for example {length}={2 * own[length]}"
         raise ConfigError("resume", directory, advice)
     return config
+
+
+def longer(config: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a run is to make more steps than `own`, its configuration so far, says.
+
+    Raises:
+        ConfigError: the new length is no number.
+    """
+    length = length_key(own)
+    try:
+        return config[length] > own[length]
+    except TypeError:
+        raise ConfigError(length, show(config[length]), "must be a number of steps") from None
 
 
 def _says_nothing_new(override: Override, own: Mapping[str, Any], composed: Mapping[str, Any]) -> bool:

@@ -29,11 +29,14 @@ def typed_before(directory: str, arguments: Sequence[str]) -> list[str]:
         raise ConfigError("resume_sweep", directory, "needs -m; to resume a single run, use resume=DIR")
     try:
         begun: Any = OmegaConf.load(Path(directory) / "multirun.yaml").hydra.overrides
-    except (OSError, OmegaConfBaseException, YAMLError):
-        raise ConfigError("resume_sweep", directory, "is not a sweep directory: it has no multirun.yaml") from None
-    before, launcher_before = _parts([*begun.hydra, *begun.task])
+        recorded = [*begun.hydra, *begun.task]
+    except (OSError, OmegaConfBaseException, YAMLError, AttributeError, TypeError):
+        advice = "is not a sweep directory: it has no multirun.yaml, or not a whole one"
+        raise ConfigError("resume_sweep", directory, advice) from None
+    before, launcher_before = _parts(recorded)
     now, launcher = _parts([each for each in arguments if not each.startswith("-")])
-    now.sort(key=lambda each: not each.startswith("hydra"))  # as they are recorded; the others' order numbers the jobs
+    # As they are recorded; the order of the others numbers the jobs.
+    now.sort(key=lambda each: not key_of(each).startswith("hydra"))
     changes = [each for each in now if each not in before]
     kept = _without(before, changes)
     repeated = [each for each in now if each in before]
@@ -48,9 +51,9 @@ def typed_before(directory: str, arguments: Sequence[str]) -> list[str]:
 
 def _parts(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """(what defines the jobs, what says how they are launched), without what differs between a sweep and its resume."""
-    own, launcher = ("hydra.sweep.dir=", "hydra.mode=", "resume_sweep="), ("hydra/launcher=", "hydra.launcher.")
-    kept = [each for each in overrides if not each.startswith(own)]
-    return [o for o in kept if not o.startswith(launcher)], [o for o in kept if o.startswith(launcher)]
+    kept = [each for each in overrides if key_of(each) not in ("hydra.sweep.dir", "hydra.mode", "resume_sweep")]
+    launcher = [each for each in kept if key_of(each).startswith(("hydra/launcher", "hydra.launcher."))]
+    return [each for each in kept if each not in launcher], launcher
 
 
 def _without(overrides: Sequence[str], changes: Sequence[str]) -> list[str]:

@@ -61,6 +61,18 @@ def test_loggers_and_seeds_tell_nothing_apart(tmp_path: Path) -> None:
     assert labels(found) == ["double_dqn on CartPole-v1"] and len(found[0].runs) == 3
 
 
+def test_a_list_is_the_same_however_it_is_spelt(tmp_path: Path) -> None:
+    shown = grouped(
+        tmp_path,
+        "model.hidden=[120,84]",
+        "model.hidden=[120.0,84]",
+        "seed=2",
+        "model.hidden=[[8,3],['a']]",
+        config={"model": {"hidden": [120, 84]}},
+    )
+    assert labels(shown) == ["hidden=[120, 84]", "hidden=[[8, 3], [a]]"] and len(shown[0].runs) == 3
+
+
 def test_last_parts_that_two_keys_share_are_written_out(tmp_path: Path) -> None:
     found = grouped(tmp_path, "actor.lr=1 critic.lr=2", "actor.lr=3 critic.lr=4")
     assert labels(found) == ["actor.lr=1, critic.lr=2", "actor.lr=3, critic.lr=4"]
@@ -92,7 +104,12 @@ def test_the_hardware_may_be_left_out_but_not_the_number_of_processes(tmp_path: 
 
 @pytest.mark.parametrize(
     ("early", "late", "kept"),
-    [("finished", "failed", "0"), ("failed", "finished", "1"), ("finished", "finished", "1")],
+    [
+        ("finished", "failed", "0"),
+        ("failed", "finished", "1"),
+        ("finished", "finished", "1"),
+        ("stopped", "running", "1"),
+    ],
 )
 def test_a_seed_counts_once(tmp_path: Path, early: str, late: str, kept: str) -> None:
     runs = []

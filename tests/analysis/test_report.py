@@ -260,3 +260,7 @@ def test_a_swept_number_gets_a_picture_of_its_own(tmp_path: Path) -> None:
     assert len(finals) == 12 and np.isfinite(axes.lines[1].get_ydata()).all()
     report(runs, tmp_path / "out")
     assert (tmp_path / "out" / "sensitivity.png").stat().st_size > 1000
+    for each in configurations:  # the number of processes follows from the trainer
+        processes = 1 if each.settings.pop("model.normalization") == "batch" else 2
+        each.settings |= {"trainer": "cpu" if processes == 1 else "ddp_cpu", "trainer.devices": str(processes)}
+    assert swept(configurations) == ("data.batch_size", "trainer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,7 +52,7 @@ def group(runs: Iterable[RunDirectory], without: Collection[str] = ()) -> list[C
 
     A setting that only some runs override is looked up in the choices and the config of the others, so that a run with
     the override `algo=double_dqn` and one with this default belong to the same configuration. Of two runs with the same
-    seed only one is counted: the finished one, otherwise the newer; the other is in `superseded`.
+    seed only one is counted: the finished one, otherwise the newer that has not failed; the other is in `superseded`.
     """
     runs = list(runs)
     typed = {id(run): _settings(run.overrides) for run in runs}
@@ -92,7 +93,9 @@ def _look_up(run: RunDirectory, key: str) -> str:
 
 
 def _canonical(text: str) -> str:
-    """The canonical spelling of a value: 1e-3, 0.001 and .001 are the same, and so are True and true."""
+    """The canonical spelling of a value: 1e-3, 0.001 and .001 are the same, True and true, [64,64] and [64, 64]."""
+    if text.startswith("["):
+        return re.sub(r"[^][,\s]+", lambda found: _canonical(found[0].strip("'\"")), re.sub(r"\s*,\s*", ", ", text))
     try:
         return f"{float(text):.15g}"
     except ValueError:
@@ -119,7 +122,7 @@ def _label(configurations: list[Configuration], keys: list[str], implied: list[s
 
 def _deduplicate(configuration: Configuration) -> None:
     """Keep one run per seed; move the others to `superseded`."""
-    rank = {"finished": 3, "stopped": 2, "unfinished": 1, "failed": 0}
+    rank = {"finished": 2, "stopped": 1, "unfinished": 1, "failed": 0}
 
     def priority(run: RunDirectory) -> tuple[int, float, list[tuple[int, float, str]]]:
         written = run.path / "config.yaml"

@@ -29,6 +29,8 @@ def swept(configurations: Sequence[Configuration]) -> tuple[str, str | None] | N
         for key, value in each.settings.items():
             values.setdefault(key, set()).add(value)
     differing = {key: found for key, found in values.items() if len(found) > 1}
+    if "trainer" in differing:
+        differing.pop("trainer.devices", None)  # follows from it
     numbers = [key for key, found in differing.items() if len(found) >= FEWEST and all(map(_is_number, found))]
     if not numbers or len(differing) > 2:
         return None

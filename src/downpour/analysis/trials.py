@@ -19,13 +19,21 @@ STANDARD_ERRORS = 1.96  # of a 95 % interval; with a thousand trials the bootstr
 
 
 def has_trials(configuration: Configuration) -> bool:
-    """Whether any of its runs has several trials."""
-    return any(trials_of(run) > 1 for run in configuration.counted)
+    """Whether any of its runs has several trials, each of which has finished an episode."""
+    return any(trials_of(run) > 1 and complete(run) for run in configuration.counted)
 
 
 def trials_of(run: RunDirectory) -> int:
     """Number of trials of a run."""
     return int((run.config.get("env") or {}).get("trials", 1))
+
+
+def complete(run: RunDirectory) -> int:
+    """Number of episodes that every trial of a run has finished."""
+    if not len(run.episodes):
+        return 0
+    finished = (run.episodes["environment"] % trials_of(run)).value_counts()
+    return int(finished.reindex(range(trials_of(run)), fill_value=0).min())
 
 
 def by_episode(run: RunDirectory) -> tuple[Floats, Floats]:
@@ -36,9 +44,9 @@ def by_episode(run: RunDirectory) -> tuple[Floats, Floats]:
     episodes = run.episodes.copy()
     episodes["trial"] = episodes["environment"] % trials_of(run)
     episodes["number"] = episodes.groupby("trial").cumcount()
-    complete = int(episodes.groupby("trial").size().min())
-    table = episodes[episodes["number"] < complete].sort_values(["trial", "number"])
-    returns, lengths = (table[name].to_numpy(np.float64).reshape(-1, complete) for name in ("return", "length"))
+    shape = trials_of(run), complete(run)
+    table = episodes[episodes["number"] < shape[1]].sort_values(["trial", "number"])
+    returns, lengths = (table[name].to_numpy(np.float64).reshape(shape) for name in ("return", "length"))
     return returns, lengths
 
 
@@ -50,11 +58,11 @@ def trials(configurations: Sequence[Configuration]) -> Figure:
         axes.set_xlabel("episode")
         axes.set_ylabel(f"{name} of an episode, mean over trials")
     for index, each in enumerate(filter(has_trials, configurations)):
-        runs = [by_episode(run) for run in each.counted if len(run.episodes)]
+        runs = [by_episode(run) for run in each.counted if complete(run)]
         for axes, columns in zip(panels, zip(*runs, strict=True), strict=True):
-            complete = min(column.shape[1] for column in columns)
-            values = np.concatenate([column[:, :complete] for column in columns])
-            x, mean = np.arange(1, complete + 1), values.mean(0)
+            episodes = min(column.shape[1] for column in columns)
+            values = np.concatenate([column[:, :episodes] for column in columns])
+            x, mean = np.arange(1, episodes + 1), values.mean(0)
             margin = STANDARD_ERRORS * values.std(0, ddof=1) / np.sqrt(len(values))
             color, stroke = style_of(index)
             label = f"{each.label} ({len(values)} trials)"
