@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 
 from downpour.cost_model import Link, fit, synchronous
-from downpour.scaling.link import all_reduces
+from downpour.scaling.all_reduces import median_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
@@ -200,7 +200,7 @@ def all_reduce_rank(rank: int) -> None:
     """One of the two processes of the measurement above."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://{ADDRESSES[0]}:{PORT}", rank=rank, world_size=2)
-    found = all_reduces(SIZES, REPEATS)
+    found = median_seconds(SIZES, REPEATS)
     if rank == 0:
         print(json.dumps(found))
     dist.barrier()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from downpour.cost_model import Link, Server, ring
-from downpour.scaling import link, plan, pushes
+from downpour.scaling import all_reduces, plan, pushes
 from downpour.scaling.command import main
 from downpour.scaling.model import Machine, curves, fit_model, report
 from downpour.scaling.plan import ALONE, Case
@@ -77,11 +77,11 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     truth = Link(5e-5, 1e-9, 1e-10)
 
     def measure(counts: Sequence[int]) -> Any:
-        times = [(ranks, float(n), ring(truth, ranks, n)) for ranks in counts if ranks > 1 for n in link.SIZES]
+        times = [(ranks, float(n), ring(truth, ranks, n)) for ranks in counts if ranks > 1 for n in all_reduces.SIZES]
         return times, dict.fromkeys(counts, [1e-3] * 5)
 
-    monkeypatch.setattr(link, "measure", measure)
-    monkeypatch.setattr(link, "adding_time", lambda: truth.gamma)
+    monkeypatch.setattr(all_reduces, "measure", measure)
+    monkeypatch.setattr(all_reduces, "adding_time", lambda: truth.gamma)
     monkeypatch.setattr(pushes, "measure", lambda: pushed(64))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
     return found
@@ -308,8 +308,8 @@ def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest
 @pytest.mark.slow
 def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two, really run; what is written follows from what was measured."""
-    really = link.measure
-    monkeypatch.setattr(link, "measure", lambda counts: really(counts[:2], repeats=2))  # no more ranks than cores
+    really = all_reduces.measure
+    monkeypatch.setattr(all_reduces, "measure", lambda counts: really(counts[:2], repeats=2))  # a core each
     monkeypatch.setattr(pushes, "measure", partial(pushes.measure, pushed=1))
     options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=csv")
     arguments = ("strategy=ddp", "devices=2", "turns=1", "predict=8", f"out={tmp_path}")
@@ -320,7 +320,7 @@ def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     assert float(two["bytes"]) == 4 * int(one["weights"])  # 2 n (N - 1) / N
     with open(tmp_path / "all_reduce.csv", newline="") as file:
         times = [float(row["seconds"]) for row in csv.DictReader(file)]
-    assert len(times) == 2 * len(link.SIZES) and max(times) > 0  # of one rank and of two
+    assert len(times) == 2 * len(all_reduces.SIZES) and max(times) > 0  # of one rank and of two
     with open(tmp_path / "pushes.csv", newline="") as file:
         found = list(csv.DictReader(file))
     assert {(row["workers"], row["servers"]) for row in found} == {(w, s) for w in "124" for s in "12"}

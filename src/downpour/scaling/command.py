@@ -210,12 +210,12 @@ def _draw(settings: Settings, rows: Any, out: Path) -> list[str]:
 
 def _measure_machine(counts: list[int]) -> Any:
     """Measure this machine; with one number of ranks, also with twice as many, to test the fit on."""
-    from downpour.scaling import link, model, pushes
+    from downpour.scaling import all_reduces, model, pushes
     from downpour.trainer import cores
 
     held_out = [2 * counts[-1]] if len(counts) == 1 else []
-    times, computing = link.measure([1, *counts, *held_out])
-    return model.Machine(cores(), times, computing, link.adding_time(), pushes.measure())
+    times, computing = all_reduces.measure([1, *counts, *held_out])
+    return model.Machine(cores(), times, computing, all_reduces.adding_time(), pushes.measure())
 
 
 def _write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[float]]) -> None:

@@ -126,7 +126,7 @@ def compare(rows: Iterable[Row]) -> None:
         r.weights = base.weights
         r.efficiencies = [mine / (r.case.devices * one) for mine, one in zip(r.rates, base.rates, strict=False)]
         if r.case.batch and r.rates:
-            r.step = r.case.batch * r.case.copies / r.rate
+            r.step = r.case.batch * r.case.replicas / r.rate
             r.waiting = 1 - single[r.case.size, r.case.batch].step / r.step if r.case.strategy != ALONE else 0.0
 
 
