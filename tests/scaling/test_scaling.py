@@ -287,7 +287,9 @@ def test_an_asynchronous_step_is_predicted_from_pushes() -> None:
         (["strategy=ddp strategy.servers=2"], "strategy.servers"),
         (["turns=0"], "turns=0: must be greater than or equal to 1"),
         (["scaling=strong", "devices=3"], "data.batch_size=64: cannot be divided evenly between 3"),
-        (["model.hiden=[3]"], "model.hiden"),
+        (["model.hiden=[3]"], "model.hiden=[3]: there is no such key; did you mean model.hidden?"),
+        (["strategy=ddp;ddp strategy.compress=bf16", "model.hidden=[64"], "scale: model.hidden=[64: cannot be parsed"),
+        (["sizes=model.hidden=[8];model.hiden=[9]"], "model.hiden=[9]: there is no such key"),
         (["scalling=strong"], "scalling"),
     ],
 )
@@ -303,6 +305,15 @@ def test_bad_input_is_one_line(
 def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["algo=dqn", "scaling=strong", f"out={tmp_path}"], SETTINGS) == 2
     assert "this run uses an environment" in capsys.readouterr().err
+
+
+def test_a_bug_is_no_bad_input(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(*_: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(plan, "task", task)
+    with pytest.raises(KeyError):
+        main([*TASK, f"out={tmp_path}"], SETTINGS)
 
 
 @pytest.mark.slow

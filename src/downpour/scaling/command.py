@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from downpour import composition
+from downpour import composition_errors
 from downpour.config import ConfigError, PositiveFloat, PositiveInt, check_arguments
 from downpour.settings import read_settings, show_help
 
@@ -81,17 +81,16 @@ def measure(settings: Settings, overrides: Sequence[str]) -> int:
     from downpour.scaling import plan, results, table, variants
 
     devices, sizes = _parse(settings)
+    chosen, common = variants.read(settings.strategy, overrides)
     try:
-        OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
-        chosen, common = variants.read(settings.strategy, overrides)
         tasks = {size: plan.task(common, size) for size in sizes}
         cases = [
             case for size, task in tasks.items() for case in plan.cases(task, chosen, devices, size, settings.scaling)
         ]
-    except (ConfigError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise ConfigError(message=f"{_explain(error)} (neither a setting of scale.py nor one of train.py)") from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        typed = [*common, *(o for each in chosen for o in variants.arguments(each)), *" ".join(sizes).split()]
+        why = composition_errors.explain(error, typed)
+        raise ConfigError(message=f"{why} (neither a setting of scale.py nor one of train.py)") from None
     out = Path(settings.out or time.strftime("outputs/scale/%Y-%m-%d/%H-%M-%S")).expanduser()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -128,10 +127,6 @@ def _parse(settings: Settings) -> tuple[list[int], list[str]]:
     if not devices or devices[0] < 1:
         raise ConfigError("devices", settings.devices, "needs at least one number of processes above 1")
     return devices, [size.strip() for size in (settings.sizes or "").split(";")]
-
-
-def _explain(error: Exception) -> str:
-    return composition.explain(error) if not isinstance(error, OmegaConfBaseException) else str(error).splitlines()[0]
 
 
 def _measure_speeds(settings: Settings, tasks: Any, rows: Any) -> None:
