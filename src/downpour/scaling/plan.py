@@ -149,7 +149,7 @@ def arguments(each: Task, case: Case, directory: Path) -> Iterator[str]:
 
 def to_accuracy(each: Task, case: Case, seed: int, directory: Path) -> Iterator[str]:
     """Arguments for a run to a fixed accuracy: as many steps per replica as one process makes, evaluated often."""
-    others = ("eval_every=", "total_gradient_steps=")
+    others = ("eval_every=", "total_gradient_steps=") if case.steps else ()
     yield from (o for o in arguments(each, case, directory) if not o.startswith(others))
     if case.steps:
         steps = each.steps * case.replicas // case.synchronous_replicas
@@ -162,4 +162,6 @@ def run(settings: Sequence[str]) -> str:
     ended = subprocess.run([sys.executable, str(ENTRY_POINT), *settings], capture_output=True, text=True, check=False)
     if not ended.returncode:
         return ""
-    return next((line for line in ended.stderr.splitlines() if line.strip()), f"exit code {ended.returncode}")
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (told or lines[-1:] or [f"exit code {ended.returncode}"])[0]
