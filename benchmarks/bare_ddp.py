@@ -9,14 +9,10 @@ import sys
 import time
 from typing import NamedTuple
 
-import gymnasium as gym
-import numpy as np
 import torch
 import torch.distributed as dist
+from digits import WIDTHS, network, training_rows
 from torch.nn.parallel import DistributedDataParallel
-
-from downpour.data.sources import Digits
-from downpour.networks import MLP, ConvNet
 
 LR = 5e-4
 
@@ -37,26 +33,18 @@ class Task(NamedTuple):
 
 
 TASKS = {
-    "mlp, 0.02 M weights, batch 64": Task("mlp", {"hidden": [120, 84]}, 64, 2_000),
+    "mlp, 0.02 M weights, batch 64": Task("mlp", WIDTHS["mlp"], 64, 2_000),
     "mlp, 1.3 M weights, batch 64": Task("mlp", {"hidden": [1100, 1100]}, 64, 150),
-    "convnet, 0.15 M weights, batch 64": Task("convnet", {"channels": [32, 64], "hidden": [128]}, 64, 300),
-    "convnet, 0.15 M weights, batch 512": Task("convnet", {"channels": [32, 64], "hidden": [128]}, 512, 40),
+    "convnet, 0.15 M weights, batch 64": Task("convnet", WIDTHS["convnet"], 64, 300),
+    "convnet, 0.15 M weights, batch 512": Task("convnet", WIDTHS["convnet"], 512, 40),
 }
-
-
-def network(task: Task) -> torch.nn.Module:
-    """The network of conf/model with the widths of the task."""
-    space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
-    options: dict = task.widths if task.model == "mlp" else {**task.widths, "initialization": "he"}
-    return (MLP if task.model == "mlp" else ConvNet)(space, 10, **options)
 
 
 def step_time(task: Task) -> float:
     """Seconds per gradient step, after a warm-up of a fifth as many."""
     torch.manual_seed(0)
-    samples = Digits().load()
-    x, y = torch.from_numpy(samples.inputs[:1258]), torch.from_numpy(samples.targets[:1258])
-    net = DistributedDataParallel(network(task), gradient_as_bucket_view=True)
+    x, y = training_rows()
+    net = DistributedDataParallel(network(task.model, task.widths), gradient_as_bucket_view=True)
     optimizer = torch.optim.Adam(net.parameters(), lr=LR, fused=True)
     generator = torch.Generator().manual_seed(dist.get_rank())
     done, begin, warm = 0, 0.0, task.steps // 5

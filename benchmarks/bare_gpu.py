@@ -17,10 +17,11 @@ import bare_loop
 import gymnasium as gym
 import numpy as np
 import torch
+from digits import network, training_rows
 from torch import Tensor, nn
 
 from downpour.environments import Atari, MinAtar
-from downpour.networks import MLP, ConvNet, StridedConvNet
+from downpour.networks import MLP, StridedConvNet
 from downpour.optimizers import RMSprop
 
 ENVS, CAPACITY, BATCH = 8, 20_000, {"cartpole": bare_loop.BATCH, "minatar": 32, "atari": 32, "convnet": 64}
@@ -141,7 +142,7 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
             replay = captured(learn, optimizer)
         replay()
         updates_made += updates
-        if updates_made % TARGET_EVERY[scale] == 0:
+        if updates_made % TARGET_EVERY[scale] < updates:  # passed in this round
             torch._foreach_copy_(list(target.parameters()), list(q.parameters()))
         if not begin_steps and steps > 2 * warmup:
             torch.cuda.synchronize()
@@ -152,12 +153,8 @@ def play(scale: str, total_steps: int, warmup: int, half: bool) -> float:
 
 def fit(steps: int, warmup: int) -> float:
     """Fit the convolutional network to the digits; returns gradient steps per second."""
-    from downpour.data.sources import Digits
-
-    samples = Digits().load()
-    x, y = (torch.from_numpy(values[:1258]).cuda() for values in (samples.inputs, samples.targets))
-    space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
-    net = ConvNet(space, 10, channels=[32, 64], hidden=[128], initialization="he").cuda()
+    x, y = (values.cuda() for values in training_rows())
+    net = network("convnet").cuda()
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-4, fused=True)
     index: Tensor = torch.zeros(BATCH["convnet"], dtype=torch.int64, device="cuda")
 

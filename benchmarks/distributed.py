@@ -25,7 +25,6 @@ import bare_ddp as bare
 import torch
 import torch.distributed as dist
 from common import ratios, spread, step_time, timing
-from omegaconf import OmegaConf
 
 from downpour.experiment import fit
 from downpour.scaling.plan import resolved
@@ -55,7 +54,6 @@ def worker(turns: int) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
     store, rank, _ = next(dist.rendezvous("env://"))
-    OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     found: dict[str, dict[str, list[float]]] = {name: {"one": [], "two": [], "bare": []} for name in bare.TASKS}
     for turn in range(turns):
         for name, task in bare.TASKS.items():

@@ -11,12 +11,10 @@ namespaces are created by this script, and removed at the end.
 
 import argparse
 import contextlib
-import csv
 import fcntl
 import json
 import os
 import select
-import statistics
 import struct
 import subprocess
 import sys
@@ -28,11 +26,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 import torch.distributed as dist
 
 from downpour.cost_model import Link, fit, synchronous
-from downpour.scaling.link import all_reduces
+from downpour.scaling.all_reduces import median_seconds
 
 ROOT = Path(__file__).resolve().parents[1]
 ADDRESSES = ("10.213.7.1", "10.213.7.2")
@@ -200,7 +199,7 @@ def all_reduce_rank(rank: int) -> None:
     """One of the two processes of the measurement above."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://{ADDRESSES[0]}:{PORT}", rank=rank, world_size=2)
-    found = all_reduces(SIZES, REPEATS)
+    found = median_seconds(SIZES, REPEATS)
     if rank == 0:
         print(json.dumps(found))
     dist.barrier()
@@ -218,9 +217,7 @@ def step_time(both: Namespaces, ranks: int, steps: int) -> float:
         else:
             nodes = ("trainer=multi_node", f"trainer.address={ADDRESSES[0]}", f"trainer.port={PORT}")
             finish(*(both.start(rank, *task, *nodes, f"trainer.node_rank={rank}") for rank in (0, 1)))
-        with open(Path(folder) / "run" / "timing.csv") as file:
-            speeds = [float(row["time/steps_per_second"]) for row in csv.DictReader(file)][1:]
-    return statistics.mean(1 / speed for speed in speeds)
+        return common.step_time(common.timing(Path(folder) / "run")[1:])
 
 
 def measure(delay: float, rate: float, steps: int) -> dict[str, Any]:
@@ -233,12 +230,15 @@ def measure(delay: float, rate: float, steps: int) -> dict[str, Any]:
 
 
 def main(turns: int, links: str = LINKS, steps: int = STEPS) -> str:
-    """Measure every link `turns` times; return the table."""
+    """Measure every link `turns` times; returns the table, or why there is none."""
     lines = ["| link | alpha, ms | beta, ns | one process, ms a step | two, ms | E_2 | model | model : measured |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for each in links.split(",") * turns:
         delay, rate = map(float, each.split(":"))
-        found = measure(1e-3 * delay, 1e6 * rate, steps)
+        try:
+            found = measure(1e-3 * delay, 1e6 * rate, steps)
+        except NotAllowed as error:
+            return f"skipped: this machine makes no shaped link: {error}"
         link, how = found["link"], found["how"]
         print(f"{delay:g} ms, {rate:g} Mbit/s: shaped by {how}", file=sys.stderr)
         ratio = found["predicted"] / found["measured"]
@@ -258,7 +258,4 @@ if __name__ == "__main__":
     if options.rank is not None:
         all_reduce_rank(options.rank)
         sys.exit()
-    try:
-        print(main(1, options.links, options.steps))
-    except NotAllowed as error:
-        print(f"skipped: this machine makes no shaped link: {error}")
+    print(main(1, options.links, options.steps))

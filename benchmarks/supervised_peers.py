@@ -8,24 +8,12 @@ import sys
 import time
 import warnings
 
-import gymnasium as gym
 import lightning
-import numpy as np
 import torch
+from digits import network, training_rows
 from torch.utils.data import DataLoader, TensorDataset
 
-from downpour.data.sources import Digits
-from downpour.networks import MLP, ConvNet
-
 BATCH, LR = 64, 5e-4
-
-
-def network(model: str) -> torch.nn.Module:
-    """The network of conf/model, `mlp` or `convnet`."""
-    space = gym.spaces.Box(-np.inf, np.inf, (1, 8, 8), np.float32)
-    if model == "mlp":
-        return MLP(space, 10, hidden=[120, 84])
-    return ConvNet(space, 10, channels=[32, 64], hidden=[128], initialization="he")
 
 
 def bare(model: str, x: torch.Tensor, y: torch.Tensor, steps: int) -> float:
@@ -83,6 +71,4 @@ if __name__ == "__main__":
     kind, model, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
     torch.set_flush_denormal(kind == "bare")  # as the framework does
-    samples = Digits().load()
-    x, y = torch.from_numpy(samples.inputs[:1258]), torch.from_numpy(samples.targets[:1258])
-    print((bare if kind == "bare" else with_lightning)(model, x, y, steps))
+    print((bare if kind == "bare" else with_lightning)(model, *training_rows(), steps))

@@ -7,16 +7,17 @@ the largest that a Gaussian can have there. Draws the learned densities into out
 """
 
 import shutil
-import subprocess
 import sys
 from typing import Any
 
 import numpy as np
 import torch
-from common import RUNS, TRAIN
-from scipy.stats import bootstrap, norm
+from common import RUNS, TRAIN, run
+from scipy.stats import norm
 
 from downpour.analysis.drawing import GREY, PALETTE, dress, figure_of, save
+from downpour.analysis.statistics import bootstrap_mean
+from downpour.analysis.table import interval
 from downpour.directory import read_config, read_summary
 from downpour.environments import Gymnasium
 from downpour.loading import load_trained
@@ -45,8 +46,7 @@ def trained(head: str, seed: int) -> tuple[float, np.ndarray]:
     directory = RUNS / "two_peaks" / head.replace(" ", "_") / str(seed)
     if read_summary(directory).get("status") != "finished":
         shutil.rmtree(directory, ignore_errors=True)  # an interrupted run
-        command = [sys.executable, TRAIN, *SETTINGS, *HEADS[head]]
-        subprocess.run([*command, f"seed={seed}", f"hydra.run.dir={directory}"], check=True, capture_output=True)
+        run([TRAIN, *SETTINGS, *HEADS[head], f"seed={seed}", f"hydra.run.dir={directory}"])
     environment = Gymnasium(id="downpour/ContinuousBandit-v0")
     spaces = {"observation_space": environment.observation_space, "action_space": environment.action_space}
     algorithm: Any = load_trained(directory, read_config(directory, "run"), spaces, "last.ckpt", "run")[0]
@@ -61,12 +61,6 @@ def neglected(density: np.ndarray) -> float:
     return float(min(density[np.abs(grid - side) < WITHIN].sum() for side in (PEAK, -PEAK)) * (grid[1] - grid[0]))
 
 
-def interval(values: list[float]) -> str:
-    """Mean and 95 % bootstrap interval."""
-    found = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
-    return f"{np.mean(values):.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
 def main(seeds: int) -> str:
     """Train the runs that are missing, and draw; returns the table."""
     figure = figure_of(7.0, 4.0)
@@ -75,7 +69,8 @@ def main(seeds: int) -> str:
     for head, color in zip(HEADS, PALETTE, strict=False):
         runs = [trained(head, seed) for seed in range(seeds)]
         rewards, parts = [reward for reward, _ in runs], [neglected(density) for _, density in runs]
-        lines.append(f"| {head} | {seeds} | {interval(rewards)} | {interval(parts)} |")
+        cells = (interval(bootstrap_mean(values)) for values in (rewards, parts))
+        lines.append(f"| {head} | {seeds} | {' | '.join(cells)} |")
         for number, (_, density) in enumerate(runs):
             axes.plot(GRID, density, color=color, alpha=0.6, label=None if number else f"{head}, {seeds} seeds")
     for side in (PEAK, -PEAK):

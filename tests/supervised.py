@@ -19,7 +19,6 @@ SMALL = ("algo=supervised", "total_gradient_steps=60", "eval_every=20", "data.up
 
 def configuration(directory: Path, *overrides: str) -> dict[str, Any]:
     """The checked configuration of a run."""
-    OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     with initialize_config_dir(CONF, version_base="1.3"):
         composed = compose("train", overrides=[*overrides, f"hydra.run.dir={directory}"])
     plain: Any = OmegaConf.to_container(composed, resolve=True)

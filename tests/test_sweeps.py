@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from downpour import sweeps
-from downpour.composition import explain
+from downpour.composition_errors import explain
 from downpour.config import ConfigError
 from downpour.failures import Failed
 from downpour.validation import validate
@@ -130,7 +130,7 @@ def test_the_search_space_of_double_dqn_holds_nothing_but_valid_overrides() -> N
     ],
 )
 def test_what_is_not_there_is_named_with_its_extra(text: str, said: str) -> None:
-    assert explain(ValueError(f"In 'train': Could not find '{text}'")).startswith(said)
+    assert explain(ValueError(f"In 'train': Could not find '{text}'"), []).startswith(said)
     assert sweeps.missing("algo", "dqn") is None
 
 

@@ -17,7 +17,6 @@ QUIET = ("logger=csv", "eval_episodes=2", "callbacks.evaluation.num_envs=2")
 
 def composed(*overrides: str) -> dict[str, Any]:
     """The plain configuration that the command line `overrides` asks for."""
-    OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     GlobalHydra.instance().clear()
     with initialize_config_dir(CONF, version_base="1.3"):
         config = compose("train", overrides=list(overrides))

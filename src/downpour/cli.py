@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from downpour import composition, sweeps
+from downpour import composition, composition_errors, sweeps
 from downpour.config import ConfigError
 from downpour.failures import BAD_INPUT, FAILED, Failed, explain, has_trained, say
 
@@ -37,7 +37,6 @@ def train() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Before torch is imported: its store warns, with a C++ stack, of every node that leaves before another.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    OmegaConf.register_new_resolver("or", lambda first, second: first or second, replace=True)
     sweeps.register()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # when another rank fails, tidy up before the end
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -159,7 +158,7 @@ def _explain_start(error: BaseException) -> Failed:
     if isinstance(error, ConfigError):
         return Failed(BAD_INPUT, str(error))
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
-        return Failed(BAD_INPUT, composition.explain(error))
+        return Failed(BAD_INPUT, composition_errors.explain(error, sys.argv[1:]))
     if isinstance(error, OSError):  # Hydra creates the run directory
         place = error.filename or error
         return Failed(FAILED, f"hydra.run.dir: cannot create {place} ({error.strerror}); choose another directory")

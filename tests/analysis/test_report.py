@@ -1,6 +1,7 @@
 """A sweep's report: its numbers, and every run that went wrong, by name."""
 
 import csv
+import errno
 import io
 import itertools
 import json
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +43,21 @@ def make_sweep(path: Path, *, seeds: int = 6) -> Path:
             returns=[1000.0] * 50 + [float(seed)] * 100,
         )
     return path
+
+
+def test_a_full_disk_leaves_the_earlier_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, really = write_run(tmp_path / "run"), Path.write_text
+
+    def full(path: Path, text: str, **how: Any) -> None:
+        really(path, text[:10], **how)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    report([run], tmp_path)
+    earlier = (tmp_path / "table.md").read_text()
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError):
+        report([run], tmp_path)
+    assert (tmp_path / "table.md").read_text() == earlier and not list(tmp_path.glob("*.partial"))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

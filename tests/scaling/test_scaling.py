@@ -9,87 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from tests.scaling.runs import SERVER, SETTINGS, TASK, WEIGHTS, Runs, pushed, step_time, table
 
-from downpour.cost_model import Link, Server, ring
-from downpour.scaling import link, plan, pushes
+from downpour.cost_model import Link, ring
+from downpour.scaling import all_reduces, plan, pushes
 from downpour.scaling.command import main
 from downpour.scaling.model import Machine, curves, fit_model, report
 from downpour.scaling.plan import ALONE, Case
 from downpour.scaling.results import Row, compare
-
-SETTINGS = Path(__file__).parents[2] / "conf/scale.yaml"
-TASK = ("algo=supervised", "total_gradient_steps=1200", "data.batch_size=64")
-WEIGHTS = 1000
-
-
-def step_time(devices: int, batch: int) -> float:
-    """Seconds of the runs below: 1 ms, 0.1 ms a sample, 2 ms for each other process."""
-    return 1e-3 + 1e-4 * batch + 2e-3 * (devices - 1)
-
-
-class Runs:
-    """Stands for `train.py`: writes what a run writes, at the speed above, and remembers what it was given."""
-
-    def __init__(self) -> None:
-        self.given: list[dict[str, str]] = []
-
-    def __call__(self, settings: Sequence[str]) -> str:
-        given = dict(each.split("=", 1) for each in settings)
-        self.given.append(given)
-        if given.get("strategy") == "fsdp2":
-            return "strategy=fsdp2: needs a GPU"
-        devices, batch = int(given.get("trainer.devices", 1)), int(given["data.batch_size"])
-        steps, every = int(given["total_gradient_steps"]), int(given["callbacks.recorder.every"])
-        out = Path(given["hydra.run.dir"])
-        (out / "checkpoints").mkdir(parents=True)
-        speed = 1 / step_time(devices, batch)
-        rows = [(step, speed / 3 if step == every else speed, 0.25) for step in range(every, steps + 1, every)]
-        self.write(out / "timing.csv", ("gradient_steps", "time/steps_per_second", "time/communicating"), rows)
-        names = ("gradient_steps", "eval/accuracy", "strategy/bytes_per_step")
-        evaluations = range(int(given["eval_every"]), steps + 1, int(given["eval_every"]))
-        learned = [(step, min(1.0, step * devices / 1200), 4000.0 * (devices - 1)) for step in evaluations]
-        self.write(out / "metrics.csv", names, learned)
-        if devices > 1:
-            self.write(out / "staleness.csv", ("staleness", "updates"), [(0, 30), (devices - 1, 50), (devices - 1, 20)])
-        torch.save({"state_dict": {"w": torch.zeros(WEIGHTS)}}, out / "checkpoints/last.ckpt")
-        return ""
-
-    @staticmethod
-    def write(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        with open(path, "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([head, *rows])
-
-
-SERVER = Server(alpha=1e-4, beta=4e-10, own_alpha=5e-5, own_beta=3e-10)
-
-
-def pushed(cores: int) -> pushes.Pushes:
-    """What pushes to such a server take."""
-    cases = [(w, s, n) for w in (1, 2, 4) for s in (1, 2) for n in (4e3, 4e5, 4e6)]
-    return [(w, s, n, SERVER.seconds(w, n, s, cores)) for w, s, n in cases]
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
-    found = Runs()
-    monkeypatch.setattr(plan, "run", found)
-    truth = Link(5e-5, 1e-9, 1e-10)
-
-    def measure(counts: Sequence[int]) -> Any:
-        times = [(ranks, float(n), ring(truth, ranks, n)) for ranks in counts if ranks > 1 for n in link.SIZES]
-        return times, dict.fromkeys(counts, [1e-3] * 5)
-
-    monkeypatch.setattr(link, "measure", measure)
-    monkeypatch.setattr(link, "adding_time", lambda: truth.gamma)
-    monkeypatch.setattr(pushes, "measure", lambda: pushed(64))
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    return found
-
-
-def table(out: Path) -> list[dict[str, str]]:
-    with open(out / "scale.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("scaling", ["weak", "strong"])
@@ -287,7 +214,9 @@ def test_an_asynchronous_step_is_predicted_from_pushes() -> None:
         (["strategy=ddp strategy.servers=2"], "strategy.servers"),
         (["turns=0"], "turns=0: must be greater than or equal to 1"),
         (["scaling=strong", "devices=3"], "data.batch_size=64: cannot be divided evenly between 3"),
-        (["model.hiden=[3]"], "model.hiden"),
+        (["model.hiden=[3]"], "model.hiden=[3]: there is no such key; did you mean model.hidden?"),
+        (["strategy=ddp;ddp strategy.compress=bf16", "model.hidden=[64"], "scale: model.hidden=[64: cannot be parsed"),
+        (["sizes=model.hidden=[8];model.hiden=[9]"], "model.hiden=[9]: there is no such key"),
         (["scalling=strong"], "scalling"),
     ],
 )
@@ -305,11 +234,20 @@ def test_strong_scaling_needs_batches(runs: Runs, tmp_path: Path, capsys: pytest
     assert "this run uses an environment" in capsys.readouterr().err
 
 
+def test_a_bug_is_no_bad_input(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(*_: Any) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(plan, "task", task)
+    with pytest.raises(KeyError):
+        main([*TASK, f"out={tmp_path}"], SETTINGS)
+
+
 @pytest.mark.slow
 def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process and two, really run; what is written follows from what was measured."""
-    really = link.measure
-    monkeypatch.setattr(link, "measure", lambda counts: really(counts[:2], repeats=2))  # no more ranks than cores
+    really = all_reduces.measure
+    monkeypatch.setattr(all_reduces, "measure", lambda counts: really(counts[:2], repeats=2))  # a core each
     monkeypatch.setattr(pushes, "measure", partial(pushes.measure, pushed=1))
     options = ("total_gradient_steps=240", "data.batch_size=16", "model.hidden=[16]", "logger=csv")
     arguments = ("strategy=ddp", "devices=2", "turns=1", "predict=8", f"out={tmp_path}")
@@ -320,7 +258,7 @@ def test_a_measurement_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     assert float(two["bytes"]) == 4 * int(one["weights"])  # 2 n (N - 1) / N
     with open(tmp_path / "all_reduce.csv", newline="") as file:
         times = [float(row["seconds"]) for row in csv.DictReader(file)]
-    assert len(times) == 2 * len(link.SIZES) and max(times) > 0  # of one rank and of two
+    assert len(times) == 2 * len(all_reduces.SIZES) and max(times) > 0  # of one rank and of two
     with open(tmp_path / "pushes.csv", newline="") as file:
         found = list(csv.DictReader(file))
     assert {(row["workers"], row["servers"]) for row in found} == {(w, s) for w in "124" for s in "12"}

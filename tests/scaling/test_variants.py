@@ -27,6 +27,7 @@ from downpour.scaling import variants
         ),
         ("ddp,downpour", ["strategy.local_steps=1"], [f"{s} strategy.local_steps=1" for s in ("ddp", "downpour")], []),
         ("fsdp2_tp", ["strategy.tensor_parallel=4"], ["fsdp2_tp strategy.tensor_parallel=4"], []),  # of its defaults
+        ("ddp,downpour", ["++strategy.servers=3"], ["ddp", "downpour ++strategy.servers=3"], []),
         ("ddp,ddp", [], ["ddp"], []),
     ],
 )

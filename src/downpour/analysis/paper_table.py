@@ -21,6 +21,7 @@ from downpour.analysis.runs import RunDirectory
 from downpour.analysis.statistics import Interval, bootstrap_mean
 from downpour.analysis.table import interval, last_episodes
 from downpour.analysis.text import aligned, spaced
+from downpour.directory import write_text
 
 
 def best_score(run: RunDirectory, steps: float) -> float:
@@ -190,7 +191,7 @@ def write(name: str, configurations: Sequence[Configuration], out: Path) -> str:
     if not table:
         return ""
     text = markdown(paper, table)
-    (out / "paper.md").write_text(text, encoding="utf-8")
-    (out / "paper.csv").write_text(comma_separated(paper, table), encoding="utf-8")
+    write_text(out / "paper.md", text)
+    write_text(out / "paper.csv", comma_separated(paper, table))
     draw(paper, table, out / "paper.png")
     return text

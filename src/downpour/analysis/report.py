@@ -20,6 +20,7 @@ from downpour.analysis.runs import FAILURE_FILE, RunDirectory, find_runs
 from downpour.analysis.statistics import RESAMPLES
 from downpour.analysis.table import comma_separated, markdown, row
 from downpour.config import ConfigError
+from downpour.directory import write_text
 from downpour.failures import Failed
 
 UNFINISHED = ("unfinished", "stopped")
@@ -69,9 +70,8 @@ def report(
         *_lists(current, list(superseded.values()), out),
     )
     text = "\n\n".join(part for part in parts if part)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / TABLE).write_text(text + "\n", encoding="utf-8")
-    (out / NUMBERS).write_text(comma_separated(rows), encoding="utf-8")
+    write_text(out / TABLE, text + "\n")
+    write_text(out / NUMBERS, comma_separated(rows))
     for kind in ["png", "pdf"] if pdf else ["png"]:
         picture = out / f"{PICTURE}.{kind}"
         if counted:

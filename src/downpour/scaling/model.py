@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 
 from downpour.analysis.text import spaced
 from downpour.cost_model import ALL_REDUCE, Link, Server, fit, fit_server, ring, simulate, stops_paying, synchronous
-from downpour.scaling.link import HELD_OUT
+from downpour.scaling.all_reduces import HELD_OUT
 from downpour.scaling.plan import ALONE
 from downpour.scaling.pushes import WORKERS, Pushes
 from downpour.scaling.results import Row
@@ -184,8 +184,8 @@ def _errors(model: Model, rows: Sequence[Row], machine: Machine) -> dict[str, tu
 
 def _synchronous(rows: Sequence[Row]) -> list[Row]:
     """The rows that the model describes: an all-reduce of all gradients in each step, no options of the strategy."""
-    together = [r for r in rows if 1 < r.case.devices == r.case.together and math.isfinite(r.step)]
-    return [r for r in together if _plain(r.case.strategy)]
+    of_all = [r for r in rows if 1 < r.case.devices == r.case.synchronous_replicas and math.isfinite(r.step)]
+    return [r for r in of_all if _plain(r.case.strategy)]
 
 
 def _plain(variant: str) -> bool:

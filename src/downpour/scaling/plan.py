@@ -33,8 +33,8 @@ class Case:
         size: overrides that define the size of the model.
         batch: samples per gradient step of each replica.
         steps: length in gradient steps; 0 for a run that counts environment steps, which the processes share.
-        together: replicas that make each counted step together, each with its own samples.
-        copies: all replicas, including asynchronous ones.
+        synchronous_replicas: replicas that make each counted step together, each with its own samples.
+        replicas: all of them, including asynchronous ones.
         servers: parameter servers, in addition to `devices`.
     """
 
@@ -43,14 +43,14 @@ class Case:
     size: str
     batch: int
     steps: int
-    together: int = 1
-    copies: int = 1
+    synchronous_replicas: int = 1
+    replicas: int = 1
     servers: int = 0
 
     @property
     def samples(self) -> int:
         """Samples per counted step."""
-        return self.batch * self.together if self.steps else 1
+        return self.batch * self.synchronous_replicas if self.steps else 1
 
     @property
     def name(self) -> str:
@@ -82,18 +82,18 @@ class Task:
         Raises:
             ConfigError: the batch cannot be divided, or the strategy is not compatible with the task.
         """
-        together, copies, servers = _copies((*self.overrides, *chosen(strategy, devices)))
+        synchronous, replicas, servers = _replicas((*self.overrides, *chosen(strategy, devices)))
         if not self.steps:
             if scaling == "strong":
                 raise ConfigError("scaling", scaling, "divides batches of a data set; this run uses an environment")
-            return Case(strategy, devices, size, self.batch, 0, together, copies, servers)
+            return Case(strategy, devices, size, self.batch, 0, synchronous, replicas, servers)
         batch = self.batch
         if scaling == "strong":
-            if batch % copies:
-                raise ConfigError("data.batch_size", batch, f"cannot be divided evenly between {copies}")
-            batch //= copies
-        steps = max(1, round(self.steps * self.batch / (batch * together)))
-        return Case(strategy, devices, size, batch, steps, together, copies, servers)
+            if batch % replicas:
+                raise ConfigError("data.batch_size", batch, f"cannot be divided evenly between {replicas}")
+            batch //= replicas
+        steps = max(1, round(self.steps * self.batch / (batch * synchronous)))
+        return Case(strategy, devices, size, batch, steps, synchronous, replicas, servers)
 
 
 def chosen(strategy: str, devices: int) -> tuple[str, ...]:
@@ -103,7 +103,7 @@ def chosen(strategy: str, devices: int) -> tuple[str, ...]:
     return (*variants.arguments(strategy), f"trainer.devices={devices}")
 
 
-def _copies(overrides: Sequence[str]) -> tuple[int, int, int]:
+def _replicas(overrides: Sequence[str]) -> tuple[int, int, int]:
     """(replicas that make a step together, all replicas, servers) of a configuration; see `Case`."""
     config = validate(resolved(overrides))
     hardware = build(config["trainer"])
@@ -149,10 +149,10 @@ def arguments(each: Task, case: Case, directory: Path) -> Iterator[str]:
 
 def to_accuracy(each: Task, case: Case, seed: int, directory: Path) -> Iterator[str]:
     """Arguments for a run to a fixed accuracy: as many steps per replica as one process makes, evaluated often."""
-    others = ("eval_every=", "total_gradient_steps=")
+    others = ("eval_every=", "total_gradient_steps=") if case.steps else ()
     yield from (o for o in arguments(each, case, directory) if not o.startswith(others))
     if case.steps:
-        steps = each.steps * case.copies // case.together
+        steps = each.steps * case.replicas // case.synchronous_replicas
         yield from (f"total_gradient_steps={steps}", f"eval_every={max(1, steps // EVALUATIONS)}")
     yield f"seed={seed}"
 
@@ -162,4 +162,6 @@ def run(settings: Sequence[str]) -> str:
     ended = subprocess.run([sys.executable, str(ENTRY_POINT), *settings], capture_output=True, text=True, check=False)
     if not ended.returncode:
         return ""
-    return next((line for line in ended.stderr.splitlines() if line.strip()), f"exit code {ended.returncode}")
+    lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (told or lines[-1:] or [f"exit code {ended.returncode}"])[0]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from downpour.processes import end_with
-from downpour.scaling.link import PATIENCE, fresh
+from downpour.scaling.all_reduces import PATIENCE, fresh
 from downpour.strategies.board import Board
 from downpour.strategies.link import Link
 from downpour.strategies.parameter_server import ParameterServer, ParameterSet

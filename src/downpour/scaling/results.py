@@ -24,7 +24,7 @@ class Row:
         weights: number of weights of the model.
         rates: samples (or environment steps) per second, one per turn.
         efficiencies: E_N = T / (N T_N), (1), one per turn.
-        step: seconds per gradient step of each replica.
+        step: seconds per gradient step of each replica; NaN if the run counts environment steps.
         bytes: sent by rank 0 (with servers, also received) per gradient step; see `Parallelism.traffic`.
         communicating: fraction of time that rank 0 spent communicating; NaN if the strategy does not measure it.
         waiting: fraction of a step in which a rank does not compute, but communicates, waits, or shares a core: the
@@ -108,26 +108,29 @@ def add(row: Row, directory: Path) -> None:
 
 
 def weights(directory: Path) -> int:
-    """Number of weights of the model, from the checkpoint of a run of one process."""
+    """Number of weights of the model, target networks included, from the checkpoint of a run of one process."""
     state = torch.load(directory / "checkpoints" / "last.ckpt", weights_only=True, mmap=True)["state_dict"]
     return sum(value.numel() for value in state.values() if value.is_floating_point())
+
+
+def bases(rows: Iterable[Row]) -> dict[str, Row]:
+    """Size -> the row of one process with the batch of the task, with which the others are compared: the first."""
+    return {r.case.size: r for r in reversed(list(rows)) if r.case.strategy == ALONE}
 
 
 def compare(rows: Iterable[Row]) -> None:
     """Compute what depends on the row of one process: efficiencies, step time, waiting."""
     rows = list(rows)
     single = {(r.case.size, r.case.batch): r for r in rows if r.case.strategy == ALONE}
-    bases: dict[str, Row] = {}
+    base_of = bases(rows)
     for r in rows:
-        if r.case.strategy == ALONE:
-            bases.setdefault(r.case.size, r)  # the first has the batch of the task
-    for r in rows:
-        base = bases[r.case.size]
+        base = base_of[r.case.size]
         r.weights = base.weights
         r.efficiencies = [mine / (r.case.devices * one) for mine, one in zip(r.rates, base.rates, strict=False)]
-        if r.case.batch and r.rates:
-            r.step = r.case.batch * r.case.copies / r.rate
-            r.waiting = 1 - single[r.case.size, r.case.batch].step / r.step if r.case.strategy != ALONE else 0.0
+        alone = single[r.case.size, r.case.batch]
+        r.waiting = 1 - r.rate / (r.case.replicas * alone.rate) if r is not alone else 0.0
+        if r.case.steps:  # otherwise the rate is one of environment steps
+            r.step = r.case.batch * r.case.replicas / r.rate
 
 
 def reached(directory: Path, task: Task, wanted: float) -> int | None:

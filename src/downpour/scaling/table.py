@@ -41,8 +41,8 @@ def markdown(rows: Sequence[Row]) -> str:
     cells = {name: [write(row) for row in measured] for name, write in COLUMNS.items()}
     shown = {name: column for name, column in cells.items() if any(cell not in ("-", "", "nan") for cell in column)}
     text = aligned([list(shown), *zip(*shown.values(), strict=True)])
-    failed = [f"- {row.case.name}: {row.failure}" for row in rows if row.failure]
-    return "\n".join([*text, *(["", "Not run:", "", *failed] if failed else [])])
+    failed = [f"- {row.case.name}: {row.failure}{_after(row)}" for row in rows if row.failure]
+    return "\n".join([*text, *(["", "Failed:", "", *failed] if failed else [])])
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
@@ -96,6 +96,10 @@ def staleness(rows: Sequence[Row]) -> str:
             line += f"; {spaced(updates)} updates to the accuracy, {updates / one:.2f} times those of one process"
         lines.append(line)
     return "\n".join(["Staleness:", "", *lines]) if lines else ""
+
+
+def _after(row: Row) -> str:
+    return f" (after {len(row.rates)} turn(s))" if row.rates else ""
 
 
 def _steps(values: Sequence[int]) -> str:

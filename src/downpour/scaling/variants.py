@@ -24,7 +24,7 @@ def read(text: str, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     keys = {name: _keys(name) for name in dict.fromkeys(name for name, *_ in variants)}
     own = [o for o in overrides if key_of(o).startswith("strategy.")]
     for override in reversed(own):
-        key = override.partition("=")[0]
+        key = key_of(override)
         matching = [each for each in variants if key in keys[each[0]]]
         if not matching:
             advice = nearest(key, sorted(set().union(*keys.values())))

@@ -1,25 +1,29 @@
 """`benchmarks/shaped_link.py`: a link that is slow on purpose, and two ranks at its ends."""
 
-import importlib.util
 import os
 import socket
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "shaped_link.py"
+
+@pytest.fixture
+def shaped_link(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("shaped_link")
 
 
-@pytest.fixture(scope="module")
-def shaped_link() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("shaped_link", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_a_machine_that_allows_no_such_link_is_told_so(
+    shaped_link: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*_: Any) -> None:
+        raise shaped_link.NotAllowed("there is no command ip")
+
+    monkeypatch.setattr(shaped_link, "measure", measure)
+    assert shaped_link.main(1) == "skipped: this machine makes no shaped link: there is no command ip"
 
 
 def test_the_relay_lets_no_packet_arrive_too_early(shaped_link: ModuleType) -> None:

@@ -81,14 +81,14 @@ def _rank(rank: int, ranks: int, rendezvous: str, repeats: int, answers: Any) ->
     dist.barrier()
     computing = [_seconds(step) for _ in range(5 * repeats)]
     dist.barrier()
-    medians = all_reduces(SIZES, repeats)
+    medians = median_seconds(SIZES, repeats)
     if rank == 0:
         answers.put((medians, computing))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def all_reduces(sizes: Sequence[int], repeats: int = REPEATS) -> list[float]:
+def median_seconds(sizes: Sequence[int], repeats: int = REPEATS) -> list[float]:
     """Median seconds of an all-reduce of each size, in bytes, in the default process group (a collective)."""
     medians = []
     for size in sizes:
