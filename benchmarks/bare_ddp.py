@@ -35,8 +35,8 @@ class Task(NamedTuple):
 TASKS = {
     "mlp, 0.02 M weights, batch 64": Task("mlp", WIDTHS["mlp"], 64, 2_000),
     "mlp, 1.3 M weights, batch 64": Task("mlp", {"hidden": [1100, 1100]}, 64, 150),
-    "convnet, 0.15 M weights, batch 64": Task("convnet", WIDTHS["convnet"], 64, 300),
-    "convnet, 0.15 M weights, batch 512": Task("convnet", WIDTHS["convnet"], 512, 40),
+    "convnet, 0.05 M weights, batch 64": Task("convnet", WIDTHS["convnet"], 64, 300),
+    "convnet, 0.05 M weights, batch 512": Task("convnet", WIDTHS["convnet"], 512, 40),
 }
 
 
