@@ -407,3 +407,4 @@ def test_ctrl_c_ends_a_sweep(commands: Commands) -> None:
     assert "resume=sweep/0" in ended.err
     assert json.loads((first / "summary.json").read_text())["status"] == "stopped"
     assert not (commands.folder / "sweep" / "1").exists()
+    assert "To go on with this sweep:\n  python src/train.py -m resume_sweep=sweep\n" in ended.out

@@ -184,10 +184,14 @@ def test_checkpoints_that_are_of_something_else(commands: Commands, copy_of_run:
 
 
 def test_replay_that_is_gone(commands: Commands, copy_of_run: Callable[[str], Path]) -> None:
+    """A run keeps its results if it cannot be trained for longer."""
     run = copy_of_run("run")
     shutil.rmtree(run / "replay")
-    unfinished(run)
-    assert_told(commands.run("resume=run"), "the replay journal of its checkpoint at step 1024 is missing", code=2)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["env_steps"] == 1024
+    ended = commands.run("resume=run", "total_env_steps=2048")
+    assert_told(ended, "its replay buffer was deleted; init_from= this directory starts a new run", code=2)
+    assert json.loads((run / "summary.json").read_text()) == {**summary, "status": "stopped"}  # of 2048 steps
 
 
 def test_replay_that_was_cut_short(commands: Commands, copy_of_run: Callable[[str], Path]) -> None:

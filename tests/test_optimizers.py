@@ -126,7 +126,7 @@ def test_minatars_protocol_has_the_step_of_its_papers_code() -> None:
     optimizers = [
         build_optimizer(composed("experiment=minatar_breakout"), [ours]),
         torch.optim.RMSprop([theirs], lr=2.5e-4, alpha=0.95, eps=0.01, centered=True),
-        build_optimizer(composed("experiment=minatar_breakout", "experiment/scale=atari"), [mnihs]),
+        build_optimizer(composed("experiment=atari_breakout"), [mnihs]),
     ]
     for parameter, optimizer in zip((ours, theirs, mnihs), optimizers, strict=True):
         for g in gradients():

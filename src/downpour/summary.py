@@ -24,8 +24,9 @@ def recorded(trainer: Trainer, algorithm: Algorithm, data: Any, run: Run) -> Ite
     """Context of training that keeps summary.json up to date, however the run ends, and closes the loggers.
 
     `status` is `running` until it is known to be `finished`, `stopped` (by a signal, saved) or `failed`; one that was
-    killed therefore says `running`.
+    killed therefore says `running`. A resumed run that fails before its first step keeps the summary it had.
     """
+    before = directories.read_summary(run.directory)
     known = {"seed": run.seed, "processes": run.world_size, **directories.provenance()}
     if run.rank == 0:
         directories.write_summary(run.directory, {"status": "running", **known})
@@ -40,7 +41,8 @@ def recorded(trainer: Trainer, algorithm: Algorithm, data: Any, run: Run) -> Ite
         try:
             if run.rank == 0:
                 found = results(trainer, algorithm, data, time.perf_counter() - begin)
-                directories.write_summary(run.directory, {"status": status, **found, **known})
+                begun = not before or status != "failed" or data.step > 0  # 0: its checkpoint could not be restored
+                directories.write_summary(run.directory, {"status": status, **found, **known} if begun else before)
         except OSError:
             if status == "finished":
                 raise  # otherwise the disk may be the cause

@@ -10,7 +10,7 @@ import torch
 from tests.analysis.runs_factory import write_run
 from tests.commands import rows
 from tests.training import train
-from tests.worlds import Guess, a_run, scripted
+from tests.worlds import Guess, a_run, composed, scripted
 
 from downpour.analysis.configurations import Configuration
 from downpour.analysis.overestimation import curves_of, overestimation, truth_of_best
@@ -80,10 +80,17 @@ LAKE = ("env=frozen_lake", "+env.kwargs.is_slippery=false", "callbacks=overestim
 
 def test_exact_values_are_no_overestimates(tmp_path: Path) -> None:
     train(tmp_path / "run", "algo=value_iteration", *LAKE, "total_gradient_steps=20", "eval_every=10")
-    found = rows(tmp_path / "run" / "metrics.csv")[-1]
+    found = [row for row in rows(tmp_path / "run" / "metrics.csv") if row["eval/value_actual"]][-1]
     assert float(found["eval/value_actual"]) == pytest.approx(np.mean(0.99 ** np.arange(6)))
     assert float(found["eval/overestimation"]) == pytest.approx(0, abs=1e-9)
     assert (tmp_path / "run" / "overestimation.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("option", ["default", "overestimation", "value_distance"])
+def test_what_is_measured_is_measured_before_it_is_shown_and_saved(option: str) -> None:
+    order = list(composed(f"callbacks={option}", "env=frozen_lake")["callbacks"])
+    shown, saved = order.index("progress"), order.index("checkpoint")
+    assert all(order.index(name) < min(shown, saved) for name in ("evaluation", option) if name in order)
 
 
 def test_an_algorithm_without_values_is_told(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from downpour.analysis.statistics import RESAMPLES
 from downpour.analysis.table import comma_separated, markdown, row
 from downpour.config import ConfigError
 from downpour.directory import write_text
-from downpour.failures import Failed
+from downpour.failures import Failed, shown
 
 UNFINISHED = ("unfinished", "stopped")
 FEW_SEEDS = 5  # with fewer, bootstrap intervals are too narrow
@@ -203,6 +203,7 @@ class SweepReport(Callback):
             subprocess.run(
                 [sys.executable, "-c", code, self._directory, self._paper or ""], env=environment, check=False
             )
+        print(f"To go on with this sweep:\n  python src/train.py -m resume_sweep={shown(Path(self._directory))}")
 
 
 def _identify(directory: Path, job: JobReturn) -> None:

@@ -152,10 +152,11 @@ class Checkpoint(Callback):
         try:
             restore_rank(mine, data, pl_module, draws=self._as_before)  # a different set of ranks draws anew
         except (FileNotFoundError, EOFError) as error:
-            advice = (
-                f"the replay journal of its checkpoint at step {checkpoint['step']} is missing or cut short ({error})"
-            )
-            advice += f"; remove {LAST} to resume from the checkpoint before"
+            if any((self.run.directory / "replay").glob("*/*")):
+                what = f"the replay journal of its checkpoint at step {checkpoint['step']} is missing or cut short"
+                advice = f"{what} ({error}); remove {LAST} to resume from the checkpoint before"
+            else:
+                advice = "its replay buffer was deleted; init_from= this directory starts a new run from its weights"
             raise ConfigError("resume", self.run.directory, advice) from None
         strategy, before = trainer.strategy, mine.get("strategy", {})
         if self._as_before and isinstance(strategy, Parallelism) and strategy.name == before.get("name"):

@@ -42,7 +42,13 @@ class Experience(Stream):
         self.rng = run.rng(Purpose.ACTION)
         self.collector = Collector(environment.vector(num_envs), run, stack=stack)
         self.seconds = self.collector.seconds
-        self._started = False
+        self._started = self._told = False
+
+    def tell_of_restarts(self) -> None:
+        """Log, once, that checkpoints end the episodes of environments whose state cannot be saved."""
+        if not self._told:
+            log.info("the state of these environments cannot be saved: each checkpoint starts new episodes")
+            self._told = True
 
     def setup(self, stage: str) -> None:
         """

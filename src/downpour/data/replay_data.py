@@ -1,6 +1,5 @@
 """The off-policy stream: act, remember, draw."""
 
-import logging
 import os
 import time
 from collections.abc import Mapping
@@ -19,8 +18,6 @@ from downpour.data.replay import Replay
 from downpour.data.staging import Staging
 from downpour.environments import Environment
 from downpour.run import Purpose, Run
-
-log = logging.getLogger(__name__)
 
 
 class ReplayData(Experience):
@@ -198,6 +195,7 @@ class ReplayData(Experience):
         if collector["environments"] is None:
             # Exact resume of an environment that cannot be saved: each checkpoint starts it anew, in an uninterrupted
             # run too.
+            self.tell_of_restarts()
             self.memory.end_episodes()
             self.memory.extend(self.collector.start())
             collector = self.collector.capture()
@@ -214,8 +212,7 @@ class ReplayData(Experience):
         self.collector.restore(state["collector"])
         self._journal_from = self._journal_previous = self.memory.count
         if state["collector"]["environments"] is None:
-            name = type(self.collector.environments).__name__
-            log.info("the state of %s cannot be saved: continuing with new episodes", name)
+            self.tell_of_restarts()
         self._started = True
 
     def _journal(self) -> Journal:

@@ -1,6 +1,5 @@
 """On-policy data: rollouts of fixed length, or whole episodes, each used once."""
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,8 +14,6 @@ from downpour.data.experience import Experience
 from downpour.environments import Environment
 from downpour.failures import TrainingError
 from downpour.run import Run
-
-log = logging.getLogger(__name__)
 
 
 class RolloutData(Experience):
@@ -57,6 +54,7 @@ class RolloutData(Experience):
         """This rank's part of a checkpoint, between two rounds."""
         collector = self.collector.capture()
         if collector["environments"] is None:  # restart them at each checkpoint, in an uninterrupted run too
+            self.tell_of_restarts()
             self._last = self.collector.start()
             collector = self.collector.capture()
         last = {name: value.clone() for name, value in self._last.items()} if self._last is not None else {}
@@ -68,8 +66,7 @@ class RolloutData(Experience):
         self.collector.restore(state["collector"])
         self._last = TensorDict(state["last"], batch_size=[1, self.num_envs])
         if state["collector"]["environments"] is None:
-            name = type(self.collector.environments.unwrapped).__name__
-            log.info("the state of %s cannot be saved: continuing with new episodes", name)
+            self.tell_of_restarts()
         self._started = True
 
 
