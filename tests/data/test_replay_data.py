@@ -316,7 +316,7 @@ def test_a_world_that_cannot_be_frozen_is_started_anew_at_each_checkpoint(
     two = stream(tmp_path, world, **settings)
     with caplog.at_level("INFO"):
         two.restore(state)
-    assert "continuing with new episodes" in caplog.text
+    assert "each checkpoint starts new episodes" in caplog.text
     assert_same(future, learn(two, 7))
     assert one.take_episodes() == two.take_episodes()
 

@@ -186,11 +186,12 @@ class Algorithm(LightningModule):
     def clip_and_step(self, optimizer: Any) -> dict[str, Tensor]:
         """Clip the gradients (none in a batch that is only accumulated) and make a step; returns metrics."""
         metrics = {}
-        if self.gradient_clip is not None and any(p.grad is not None for p in parameters_of(optimizer)):
+        if self.gradient_clip is not None:
             strategy = self._trainer.strategy if self._trainer else None  # none without a trainer
             unscale(strategy, optimizer)
             norm = parallelism(strategy).clip_gradients(parameters_of(optimizer), self.gradient_clip)
-            metrics["gradient_norm"] = norm
+            if norm is not None:
+                metrics["gradient_norm"] = norm
         optimizer.step()
         return metrics
 

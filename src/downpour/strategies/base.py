@@ -77,11 +77,14 @@ class Parallelism:
         """Each rank's part of a checkpoint, in rank order; None for a rank that was lost before it sent one."""
         return self.gather([own])
 
-    def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-        """Scale the gradients down to a norm of at most `largest`; returns the norm before. Faster than Torch's."""
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], largest: float) -> Tensor | None:
+        """Scale the gradients down to a norm of at most `largest`; returns the norm before, None if there are none.
+
+        All ranks must call it. Faster than Torch's.
+        """
         gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]
         if not gradients:
-            return torch.zeros(())
+            return None
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
         return norm
