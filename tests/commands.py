@@ -40,6 +40,7 @@ SMALL = (
 )
 PRELOAD = [
     "downpour.jobs",
+    "downpour.worker",
     "downpour.data",
     "downpour.networks",
     "downpour.callbacks",
@@ -50,6 +51,17 @@ PRELOAD = [
     "matplotlib.backends.backend_agg",
     "tests.commands",
 ]
+
+
+def forkserver() -> Any:
+    """The multiprocessing context whose processes begin with everything imported.
+
+    The server is started once: whoever is first in a test process must say what it imports.
+    """
+    os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'src'}"  # where the server finds it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
 
 
 @dataclass
@@ -143,9 +155,7 @@ class Commands:
         own = self.folder / f"process{self._count}"
         own.mkdir()
         if fork:
-            os.environ["PYTHONPATH"] = f"{ROOT}:{ROOT / 'src'}"  # where the server finds what it imports
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(PRELOAD)
+            context = forkserver()
             where = (str(own), str(self.folder))
             process = context.Process(target=_door, args=(arguments, *where, environment or {}, sabotage))
             process.start()

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tests.commands import SMALL, Commands
+
+settings.register_profile("busy", deadline=None)  # a machine may stall between two examples
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Runs of several processes that are started here, without a launcher: many configurations in one set of processes."""
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -8,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.commands import PRELOAD, checkpoint
+from tests.commands import checkpoint, forkserver
 from tests.supervised import configuration
 from torch import Tensor
 
@@ -33,13 +32,12 @@ def train_together(runs: Mapping[Path, Sequence[str]], ranks: int = 2, stop_at: 
         config = configuration(directory, *overrides, f"trainer.devices={ranks}", *resumed)
         directories.write_config(directory, config, {})
         jobs.append((config, str(directory), free_port()))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, "downpour.worker"])
+    context = forkserver()
     processes = [context.Process(target=_rank, args=(jobs, number, ranks, stop_at)) for number in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(240)
+        process.join(800)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()

@@ -1,7 +1,6 @@
 """Runs of several processes: one learner, one record, and an end for all when one of them ends."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.commands import DOOR, SMALL, Commands, assert_same, rows, size
+from tests.commands import DOOR, SMALL, Commands, assert_same, forkserver, rows, size
 from tests.ranks import free_port
 
 TWO = (*SMALL, "trainer=ddp_cpu")
@@ -93,7 +92,7 @@ def rank(config: dict[str, Any], directory: str, number: int, port: int, out: st
 
 def test_weights_are_equal_on_all_ranks(straight: Path, tmp_path: Path) -> None:
     config = yaml.safe_load((straight / "config.yaml").read_text())
-    context = multiprocessing.get_context("forkserver")
+    context = forkserver()
     port, files = free_port(), [str(tmp_path / f"{number}.pt") for number in (0, 1)]
     (tmp_path / "run").mkdir()
     ranks = [
@@ -182,7 +181,8 @@ def environment_of(pid: int) -> str:
 def test_killed_at_random(commands: Commands, straight: Path, victim: str) -> None:
     """When as many bytes of metrics as a seed says are written."""
     run = commands.folder / "run"
-    written = int(np.random.default_rng(len(victim)).integers(1, size(straight / "metrics.csv")))
+    # In the first half: the run must not end before it is killed.
+    written = int(np.random.default_rng(len(victim)).integers(1, size(straight / "metrics.csv") // 2))
     running = commands.start(*TWO, f"hydra.run.dir={run}")
     running.wait_until(lambda: size(run / "metrics.csv") >= written)
     ranks = [pid for pid in processes_of(run) if "\0RANK=" in environment_of(pid)]

@@ -1,13 +1,13 @@
 """Every rule with gradients under ddp_cpu: it learns, and its weights are the same on both ranks."""
 
 import json
-import multiprocessing
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
 import torch
+from tests.commands import forkserver
 from tests.training import composed
 
 from downpour import experiment
@@ -66,7 +66,7 @@ def rank(number: int, folder: str, configs: dict[str, dict[str, Any]], ports: li
 def test_all_ranks_learn_the_same(tmp_path: Path) -> None:
     configs = {name: validate(composed(f"algo={name}", *SHORT, *own)) for name, own in RULES.items()}
     assert all(build(config["trainer"]).world_size == 2 for config in configs.values())
-    context = multiprocessing.get_context("forkserver")
+    context = forkserver()
     ports = free_ports(len(configs))
     ranks = [context.Process(target=rank, args=(number, str(tmp_path), configs, ports)) for number in (0, 1)]
     for process in ranks:

@@ -93,6 +93,7 @@ def test_signals_are_ignored_where_they_were() -> None:
 def test_running_jobs_save_and_the_sweep_goes_on_later(number: signal.Signals, commands: Commands) -> None:
     sweep = commands.folder / "sweep"
     jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", f"hydra.sweep.dir={sweep}", *SHORT]
+    jobs.append("total_env_steps=1_000_000")  # none ends before both have saved
     running = commands.start("-m", *jobs, fork=False)
     running.wait_until(lambda: all((sweep / f"{job}/checkpoints/last.ckpt").exists() for job in (0, 1)))
     running.kill(number)
@@ -102,7 +103,7 @@ def test_running_jobs_save_and_the_sweep_goes_on_later(number: signal.Signals, c
         assert time.monotonic() < end
         time.sleep(0.1)
     assert not (sweep / "2").exists()
-    resumed = commands.run("-m", f"resume_sweep={sweep}", "hydra/launcher=basic")
+    resumed = commands.run("-m", f"resume_sweep={sweep}", "hydra/launcher=basic", "total_env_steps=4000")
     assert resumed.code == 0, resumed.text
     assert "Joblib" not in resumed.text
     assert all(read_summary(sweep / f"{job}")["status"] == "finished" for job in range(3))
