@@ -92,8 +92,8 @@ def test_signals_are_ignored_where_they_were() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_running_jobs_save_and_the_sweep_goes_on_later(number: signal.Signals, commands: Commands) -> None:
     sweep = commands.folder / "sweep"
-    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", f"hydra.sweep.dir={sweep}", *SHORT]
-    jobs.append("total_env_steps=1_000_000")  # none ends before both have saved
+    jobs = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2", f"hydra.sweep.dir={sweep}"]
+    jobs += ["total_env_steps=1_000_000", *SHORT[1:]]  # none ends before both have saved
     running = commands.start("-m", *jobs, fork=False)
     running.wait_until(lambda: all((sweep / f"{job}/checkpoints/last.ckpt").exists() for job in (0, 1)))
     running.kill(number)
